@@ -1,0 +1,174 @@
+"""Reads the environment once, and says in one line what is wrong with a variable."""
+
+import os
+import zoneinfo
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import environ
+
+_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+_WORDS |= {"0": False, "false": False, "no": False, "off": False}
+
+
+def wrong(name: str, value: str | None, expected: str) -> NoReturn:
+    """Ends the process with one line: the variable, its value (addresses without secrets), what is expected."""
+    shown = "is missing" if value is None else f"is {without_password(value)!r}"
+    raise SystemExit(f"{name} {shown}; expected {expected}")
+
+
+def without_password(value: str) -> str:
+    """The value as it may be shown: user, password and query of an address are ``***``."""
+    scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
+    _, at, host = rest.rpartition("@")
+    host, query, _ = host.partition("?")
+    return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable without surrounding blanks; the default where it is unset or empty."""
+    return os.environ.get(name, "").strip() or default
+
+
+def flag(name: str, default: bool) -> bool:
+    """``1`` or ``0`` (also true/false, yes/no, on/off)."""
+    value = text(name, "1" if default else "0")
+    if value.lower() not in _WORDS:
+        wrong(name, value, "1 or 0")
+    return _WORDS[value.lower()]
+
+
+def number(name: str, default: float, *, least: float = 0, most: float = 1e9) -> float:
+    """A number within the limits; used for seconds, hours and counts."""
+    value = text(name, str(default))
+    try:
+        result = float(value)
+    except ValueError:
+        result = float("nan")
+    if not least <= result <= most:
+        wrong(name, value, f"a number from {least:g} to {most:g}")
+    return result
+
+
+def integer(name: str, default: int, *, least: int, most: int) -> int:
+    """A whole number within the limits."""
+    value = number(name, default, least=least, most=most)
+    if value != int(value):
+        wrong(name, text(name), f"a whole number from {least} to {most}")
+    return int(value)
+
+
+def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = text(name, default)
+    if value not in allowed:
+        wrong(name, value, " or ".join(allowed))
+    return value
+
+
+def listing(name: str, default: list[str]) -> list[str]:
+    """Values between commas."""
+    values = [part.strip() for part in text(name).split(",") if part.strip()]
+    return values or default
+
+
+def origins(name: str, default: list[str]) -> list[str]:
+    """Addresses between commas, each with its scheme, as browsers send them."""
+    values = listing(name, default)
+    if any(not value.startswith(("http://", "https://")) for value in values):
+        wrong(name, text(name), "addresses such as https://fleet.example.org, between commas")
+    return values
+
+
+def address(name: str, default: str, *schemes: str) -> str:
+    """An address with one of the schemes and a host."""
+    value = text(name, default)
+    parts = split(name, value)
+    if parts.scheme not in schemes or not parts.hostname:
+        wrong(name, value, f"{' or '.join(f'{scheme}://' for scheme in schemes)} and a host")
+    return value.rstrip("/")
+
+
+def split(name: str, value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018  # reading it checks it
+    except ValueError:
+        wrong(name, value, "an address with a port from 1 to 65535")
+    return parts
+
+
+def time_zone(name: str, default: str) -> str:
+    value = text(name, default)
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        wrong(name, value, "a time zone by name, such as Europe/Zurich")
+    return value
+
+
+def existing_file(name: str) -> str:
+    """The path of a file that is there; empty where the variable is."""
+    value = text(name)
+    if value and not Path(value).is_file():
+        wrong(name, value, "the path of a file")
+    return value
+
+
+def database(name: str, default: str, root: Path) -> dict[str, Any]:
+    """Django's database entry; a relative SQLite path starts at the project's root.
+
+    SQLite writes ahead (readers and one writer at once), takes its lock when a
+    transaction begins and waits for it, so that processes queue instead of failing.
+    """
+    value = text(name, default)
+    parts = split(name, value)
+    expected = "sqlite:///path or postgres://user:password@host:port/name"
+    if parts.scheme in {"postgres", "postgresql"}:
+        if not parts.path.strip("/"):
+            wrong(name, value, expected)
+        entry: dict[str, Any] = environ.Env.db_url_config(value)
+        # Kept connections pile up under ASGI, one for each thread that ever served a request.
+        options = {"connect_timeout": 5} | entry.get("OPTIONS", {})
+        return entry | {"CONN_MAX_AGE": 0, "OPTIONS": options}
+    if parts.scheme != "sqlite" or not value.removeprefix("sqlite:///"):
+        wrong(name, value, expected)
+    path = root / value.removeprefix("sqlite:///")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        wrong(name, value, "a path in a folder that can be written")
+    options = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
+
+
+def storage(name: str, default: str, root: Path) -> dict[str, Any]:
+    """Django's entry for the storage of packages: a folder, or an S3 bucket and a prefix.
+
+    ``s3://bucket/prefix?endpoint=https://host`` takes its keys from the usual AWS variables.
+    """
+    value = text(name, default)
+    parts = split(name, value)
+    if parts.scheme == "file" and value.removeprefix("file://"):
+        location = root / value.removeprefix("file://")
+        return {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": str(location), "base_url": None},
+        }
+    if parts.scheme != "s3" or not parts.netloc:
+        wrong(name, value, "file://folder or s3://bucket/prefix?endpoint=https://host")
+    endpoint = parts.query.removeprefix("endpoint=") or None
+    return {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": parts.netloc,
+            "location": parts.path.strip("/"),
+            "endpoint_url": endpoint,
+            "file_overwrite": False,
+            "signature_version": "s3v4",
+        },
+    }

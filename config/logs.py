@@ -1,0 +1,47 @@
+"""How log lines look: aligned text for people, or one JSON object a line; always on stderr."""
+
+import logging
+from typing import Any
+
+
+def is_no_tick(record: logging.LogRecord) -> bool:
+    """Keeps the clock from filling the log: it ticks every second."""
+    return "Sending due task" not in record.getMessage()
+
+
+def logging_config(log_format: str) -> dict[str, Any]:
+    """Django's LOGGING; stdout stays free for what commands answer."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "text": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"},
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+                "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+            },
+        },
+        "filters": {
+            "no_ticks": {
+                "()": "django.utils.log.CallbackFilter",
+                "callback": is_no_tick,
+            }
+        },
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": log_format,
+                "filters": ["no_ticks"],
+            }
+        },
+        "root": {"handlers": ["stderr"], "level": "INFO"},
+        # Django's own handler would say everything twice while DEBUG is on.
+        "loggers": {
+            "django": {"handlers": [], "propagate": True},
+            "celery.app.trace": {"level": "WARNING"},
+            "celery.worker.strategy": {"level": "WARNING"},
+            # It logs addresses whole, signed ones too.
+            "httpx": {"level": "WARNING"},
+        },
+    }

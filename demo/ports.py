@@ -1,0 +1,46 @@
+"""TCP ports of this machine: which are free, and which an earlier demo used."""
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port of 127.0.0.1 now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as attempt:
+        # Servers set this too: connections that have just ended do not keep a port.
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((HOST, port))
+            attempt.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def free() -> int:
+    """A port on which nobody listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as attempt:
+        attempt.bind((HOST, 0))
+        port: int = attempt.getsockname()[1]
+    return port
+
+
+def remembered(file: Path, names: list[str]) -> dict[str, int]:
+    """A free port for each name: the one that the file has from last time, where it is still free."""
+    ports: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        ports = {str(name): int(port) for name, port in dict(json.loads(file.read_text())).items()}
+    for name in names:
+        if name not in ports or not is_free(ports[name]):
+            ports[name] = free()
+    return {name: ports[name] for name in names}
+
+
+def remember(file: Path, ports: Mapping[str, int]) -> None:
+    """Writes them down for the next run."""
+    file.write_text(json.dumps(dict(ports)))

@@ -1,0 +1,1 @@
+"""Organizations, sites, devices, topology, presence."""

@@ -1,0 +1,277 @@
+"""The console's pages of organizations, sites, device models and devices."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action
+
+from fleet import binding, words
+from fleet.forms import AdoptForm, DeviceForm, SiteForm
+from fleet.labels import NOTHING, ago, label, link, two_lines
+from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
+from fleet.selection import Selection
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+    from django.contrib.admin import RelatedFieldListFilter as RelatedDropdownFilter
+    from django.contrib.admin import SimpleListFilter as DropdownFilter
+else:
+    # Untyped; their classes extend Django's.
+    from unfold.admin import ModelAdmin
+    from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+
+PRESENCE_COLOURS = {
+    Device.Presence.ONLINE: "success",
+    Device.Presence.OFFLINE: "warning",
+    Device.Presence.OFF: "",
+}
+
+
+class OneOfFilter(RelatedDropdownFilter):
+    """Also where there is only one to choose: else its links would show everything."""
+
+    def has_output(self) -> bool:
+        return True
+
+
+@admin.register(Organization)
+class OrganizationAdmin(ModelAdmin[Organization]):
+    list_display = ["name", "identifier", "devices"]
+    search_fields = ["name", "identifier"]
+    actions_detail = ["regenerate_code"]
+    warn_unsaved_form = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Organization]:
+        return super().get_queryset(request).annotate(device_count=Count("devices"))
+
+    @admin.display(description="devices", ordering="device_count")
+    def devices(self, organization: Organization) -> SafeString:
+        url = reverse("admin:fleet_device_changelist")
+        count = organization.device_count  # type: ignore[attr-defined]  # annotated above
+        return link(f"{url}?organization__id__exact={organization.pk}", count)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """The binding code lets docks in, so only those see it who may change it."""
+        may_see = obj is None or self.has_change_permission(request, obj)
+        return ["name", "identifier", *(["binding_code"] if may_see else [])]
+
+    @action(
+        description="New binding code",
+        url_path="regenerate-code",
+        icon="key",
+        permissions=["change"],
+        dialog={
+            "title": "Make a new binding code?",
+            "description": "The code that is valid now stops working. Docks that are bound stay bound.",
+            "form_class": None,
+            "form_submit_text": "Make a new code",
+        },
+    )  # type: ignore[untyped-decorator]  # unfold's
+    def regenerate_code(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        Organization.objects.filter(pk=object_id).update(binding_code=new_binding_code())
+        organization = Organization.objects.get(pk=object_id)
+        self.log_change(request, organization, "Made a new binding code.")
+        messages.success(request, f"{organization} has a new binding code.")
+        url = reverse("admin:fleet_organization_change", args=[object_id])
+        return HttpResponse(headers={"HX-Redirect": url})
+
+
+@admin.register(Site)
+class SiteAdmin(ModelAdmin[Site]):
+    form = SiteForm
+    list_display = ["name", "organization", "time_zone"]
+    list_select_related = ["organization"]
+    list_filter = [("organization", OneOfFilter)]
+    list_filter_submit = True
+    search_fields = ["name"]
+    autocomplete_fields = ["organization"]
+
+
+@admin.register(DeviceModel)
+class DeviceModelAdmin(ModelAdmin[DeviceModel]):
+    list_display = ["name", "key", "kind"]
+    list_filter = [("kind", ChoicesDropdownFilter)]
+    list_filter_submit = True
+    search_fields = ["name", "key"]
+    autocomplete_fields = ["compatible_with"]
+
+
+class ClaimedFilter(DropdownFilter):
+    """Devices that are bound to an organization, or that speak and never were."""
+
+    title = "claimed"
+    parameter_name = "claimed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Claimed"), ("no", "Unclaimed")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        if self.value() in {"yes", "no"}:
+            return queryset.filter(organization__isnull=self.value() == "no")
+        return queryset
+
+
+@admin.register(Device)
+class DeviceAdmin(ModelAdmin[Device]):
+    """Devices come by message: nobody adds them here, and what they report is not changed here."""
+
+    form = DeviceForm
+    list_display = ["name", "product", "status", "firmware", "seen", "dock", "owner"]
+    list_display_links = ["name"]
+    list_select_related = ["model", "organization", "site", "gateway__model"]
+    list_filter = [
+        ("model__kind", ChoicesDropdownFilter),
+        ("model", OneOfFilter),
+        ("organization", OneOfFilter),
+        ("site", OneOfFilter),
+        ("presence", ChoicesDropdownFilter),
+        ClaimedFilter,
+    ]
+    list_filter_submit = True
+    list_fullwidth = True
+    list_per_page = 50
+    search_fields = ["sn", "callsign"]
+    search_help_text = "Serial number or callsign"
+    actions = ["adopt"]
+    ordering = ["sn"]
+    fieldsets = [
+        (None, {"fields": ["sn", "callsign", "product", "belongs_to", "site", "dock", "aircraft"]}),
+        ("Presence", {"fields": ["status", "seen", "online_since", "bound_at", "thing_version"]}),
+        ("Firmware", {"fields": ["firmware", "firmware_seen", *words.FIRMWARE]}),
+        ("What it reports for the check before an upgrade", {"fields": words.PREFLIGHT}),
+    ]
+    readonly_fields = [
+        *("sn", "product", "belongs_to", "dock", "aircraft", "status", "seen", "online_since"),
+        *("bound_at", "thing_version", "firmware", "firmware_seen"),
+        *(*words.FIRMWARE, *words.PREFLIGHT),
+    ]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_adopt_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("fleet.adopt_device")
+
+    def save_model(
+        self, request: HttpRequest, obj: Device, form: ModelForm[Device], change: bool
+    ) -> None:
+        """Only what the form changed: the device may have reported something meanwhile."""
+        obj.save(update_fields=form.changed_data)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.adopt_view)
+        return [path("adopt/", view, name="fleet_device_adopt"), *super().get_urls()]
+
+    @admin.action(description="Adopt into organization…", permissions=["adopt"])
+    def adopt(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse:
+        chosen = Selection.of_action(request, queryset)
+        return HttpResponseRedirect(chosen.url(reverse("admin:fleet_device_adopt")))
+
+    def adopt_view(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_adopt_permission(request) or not self.has_view_permission(request):
+            raise PermissionDenied
+        chosen = Selection.read(request.POST or request.GET)
+        try:
+            devices = chosen.devices(request, self)
+        except IncorrectLookupParameters:
+            return redirect("admin:fleet_device_changelist")
+        form = AdoptForm(request.POST or None)
+        if form.is_valid():
+            return self._adopt(request, devices, form.cleaned_data["organization"])
+        unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Adopt into organization",
+            "model_admin": self,  # for the way back in the header
+            "form": form,
+            "chosen": chosen,
+            "unclaimed": unclaimed.count(),
+            "claimed": devices.exclude(organization=None).count(),
+            "shown": unclaimed.select_related("model")[:50],
+        }
+        return TemplateResponse(request, "admin/fleet/device/adopt.html", context)
+
+    def _adopt(
+        self, request: HttpRequest, devices: QuerySet[Device], organization: Organization
+    ) -> HttpResponse:
+        chosen = Device.objects.filter(pk__in=devices.values("pk"))
+        claimed = binding.adopt(chosen, organization, timezone.now())
+        LogEntry.objects.log_actions(
+            request.user.pk or 0, claimed, CHANGE, f"Adopted into {organization}."
+        )
+        level = messages.SUCCESS if claimed else messages.WARNING
+        found = f"{len(claimed)} device{'' if len(claimed) == 1 else 's'}"
+        self.message_user(request, f"{found} went into {organization}.", level)
+        return redirect("admin:fleet_device_changelist")
+
+    @admin.display(description="device", ordering="sn")
+    def name(self, device: Device) -> SafeString:
+        return _two_names(device)
+
+    @admin.display(description="model", ordering="model__name")
+    def product(self, device: Device) -> SafeString:
+        if device.model is None:
+            return NOTHING
+        return two_lines(device.model.name, device.model.get_kind_display())
+
+    @admin.display(description="presence", ordering="presence")
+    def status(self, device: Device) -> SafeString:
+        presence = Device.Presence(device.presence)
+        return label(presence.label, PRESENCE_COLOURS[presence])
+
+    @admin.display(description="firmware", ordering="firmware_number")
+    def firmware(self, device: Device) -> str | SafeString:
+        return device.firmware_version or NOTHING
+
+    @admin.display(description="last seen", ordering="last_seen_at")
+    def seen(self, device: Device) -> SafeString:
+        return ago(device.last_seen_at)
+
+    @admin.display(description="version reported")
+    def firmware_seen(self, device: Device) -> SafeString:
+        return ago(device.firmware_seen_at)
+
+    @admin.display(description="organization", ordering="organization__name")
+    def owner(self, device: Device) -> SafeString:
+        """In the list, with the site."""
+        if device.organization is None:
+            return label("Unclaimed", "warning")
+        return two_lines(device.organization.name, device.site.name if device.site else "")
+
+    @admin.display(description="organization")
+    def belongs_to(self, device: Device) -> SafeString:
+        """On the page; only adopting and binding change it."""
+        if device.organization is None:
+            return label("Unclaimed", "warning")
+        url = reverse("admin:fleet_organization_change", args=[device.organization.pk])
+        return link(url, device.organization)
+
+    @admin.display(description="dock", ordering="gateway__sn")
+    def dock(self, device: Device) -> SafeString:
+        return _device_link(device.gateway) if device.gateway else NOTHING
+
+    @admin.display(description="aircraft")
+    def aircraft(self, device: Device) -> SafeString:
+        found = [(_device_link(aircraft),) for aircraft in device.aircraft.all()]
+        return format_html_join(", ", "{}", found) or NOTHING
+
+
+def _device_link(device: Device) -> SafeString:
+    return link(reverse("admin:fleet_device_change", args=[device.pk]), _two_names(device))
+
+
+def _two_names(device: Device) -> SafeString:
+    return two_lines(device.callsign, device.sn) if device.callsign else two_lines(device.sn, "")

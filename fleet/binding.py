@@ -1,0 +1,182 @@
+"""A dock's way into an organization: what it asks for when it is set up (Cloud API: requests)."""
+
+import datetime as dt
+import hmac
+import logging
+from typing import Any
+
+import msgspec
+from django.db.models import F, Q
+
+from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
+from fleet.telemetry import known
+from mqtt_bridge.envelope import Few, Message, Text, result
+from mqtt_bridge.topics import SN
+
+logger = logging.getLogger(__name__)
+
+# The codes that the vendor's sample server answers.
+NO_CODE = 200001
+UNKNOWN_CODE = 210230
+BIND_FAILED = 210231
+BOUND_ELSEWHERE = 210232
+
+ATTEMPTS = 5
+BLOCKED_FOR = dt.timedelta(minutes=15)
+
+
+class DeviceNamed(msgspec.Struct, frozen=True):
+    sn: Text = ""
+
+
+class StatusRequest(msgspec.Struct, frozen=True):
+    """``airport_bind_status``: which of these are bound?"""
+
+    devices: Few[DeviceNamed] = []
+
+
+class OrganizationRequest(msgspec.Struct, frozen=True):
+    """``airport_organization_get``: what the operator typed into the remote controller."""
+
+    device_binding_code: Text = ""
+    organization_id: Text = ""
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """One device that wants to be bound."""
+
+    sn: Text = ""
+    device_binding_code: Text = ""
+    organization_id: Text = ""
+    device_callsign: Text = ""
+    device_model_key: Text = ""
+
+
+class BindRequest(msgspec.Struct, frozen=True):
+    """``airport_organization_bind``: a dock, its aircraft, or both."""
+
+    bind_devices: Few[Binding] = []
+
+
+def status(message: Message[StatusRequest]) -> dict[str, Any]:
+    """``data`` of the reply to ``airport_bind_status``."""
+    asked = [device.sn for device in message.data.devices]
+    found = {d.sn: d for d in Device.objects.filter(sn__in=asked).select_related("organization")}
+    visible = {sn: device for sn, device in found.items() if _may_speak_for(message.sn, device)}
+    return result(0, bind_status=[_bind_status(sn, visible.get(sn)) for sn in asked])
+
+
+def organization(message: Message[OrganizationRequest], now: dt.datetime) -> dict[str, Any]:
+    """``data`` of the reply to ``airport_organization_get``; errors come with a text as output."""
+    asked = message.data
+    if not asked.device_binding_code.strip():
+        return {"result": NO_CODE, "output": "the binding code is empty"}
+    found = _check_code(message.sn, asked.organization_id, asked.device_binding_code, now)
+    if found is None:
+        return {"result": UNKNOWN_CODE, "output": "unknown organization or binding code"}
+    return result(0, organization_name=found.name)
+
+
+def bind(message: Message[BindRequest], now: dt.datetime) -> dict[str, Any]:
+    """``data`` of the reply to ``airport_organization_bind``: an error code for each device."""
+    # The dock before its aircraft, which may come only with it.
+    wanted = sorted(message.data.bind_devices, key=lambda binding: binding.sn != message.sn)
+    codes = {binding.sn: _bind(message.sn, binding, now) for binding in wanted}
+    infos = [{"sn": b.sn, "err_code": codes[b.sn]} for b in message.data.bind_devices]
+    return result(0, err_infos=infos)
+
+
+def adopt(devices: DeviceQuerySet, organization: Organization, now: dt.datetime) -> list[Device]:
+    """Claims unclaimed devices, docks with their aircraft; returns those that were claimed."""
+    claimed = list(devices.with_aircraft().filter(organization=None))
+    Device.objects.filter(pk__in=[device.pk for device in claimed], organization=None).update(
+        organization=organization, bound_at=now, changed_at=now
+    )
+    return claimed
+
+
+def _bind(sender: str, binding: Binding, now: dt.datetime) -> int:
+    """Binds one device; returns the error code, 0 for bound."""
+    found = _check_code(sender, binding.organization_id, binding.device_binding_code, now)
+    if found is None or not SN.fullmatch(binding.sn):
+        return BIND_FAILED
+    device = known([binding.sn])[0]
+    if device.organization_id not in {None, found.pk}:
+        return BOUND_ELSEWHERE
+    if not _may_speak_for(sender, device) or not _may_be(sender, binding):
+        return BIND_FAILED
+    return 0 if _store(device, binding, found, now) else BOUND_ELSEWHERE
+
+
+def _store(device: Device, binding: Binding, found: Organization, now: dt.datetime) -> bool:
+    """Binds the device, unless somebody else has this very moment; tells whether it did."""
+    values: dict[str, Any] = {"organization": found, "bound_at": now, "changed_at": now}
+    if binding.device_callsign:
+        values["callsign"] = binding.device_callsign
+    if device.model_id is None and _model_key_fits(binding.device_model_key):
+        key = binding.device_model_key
+        values["model"] = DeviceModel.objects.ids_by_key([key])[key]
+    free = Device.objects.filter(Q(organization=None) | Q(organization=found), pk=device.pk)
+    return free.update(**values) > 0
+
+
+def _check_code(sender: str, identifier: str, code: str, now: dt.datetime) -> Organization | None:
+    """The organization if the code is its own. A dock that guesses is blocked for a while."""
+    dock = known([sender])[0]
+    if dock.binding_blocked_until and dock.binding_blocked_until > now:
+        logger.warning(
+            "dock %s is blocked from binding until %s", sender, dock.binding_blocked_until
+        )
+        return None
+    found = Organization.objects.filter(identifier=identifier.strip()).first()
+    expected = (
+        found.binding_code if found else Organization._meta.get_field("binding_code").get_default()
+    )
+    if hmac.compare_digest(code.strip().encode(), expected.encode()) and found:
+        Device.objects.filter(pk=dock.pk).update(failed_binds=0, binding_blocked_until=None)
+        return found
+    _count_failure(dock, now)
+    return None
+
+
+def _count_failure(dock: Device, now: dt.datetime) -> None:
+    Device.objects.filter(pk=dock.pk).update(failed_binds=F("failed_binds") + 1)
+    exhausted = Device.objects.filter(pk=dock.pk, failed_binds__gte=ATTEMPTS)
+    if exhausted.update(failed_binds=0, binding_blocked_until=now + BLOCKED_FOR):
+        logger.warning(
+            "dock %s sent %d wrong binding codes; blocked for a while", dock.sn, ATTEMPTS
+        )
+
+
+def _may_speak_for(sender: str, device: Device) -> bool:
+    """A dock speaks for itself, for its own aircraft, and for an aircraft that is nobody's yet."""
+    if device.sn == sender or (device.gateway and device.gateway.sn == sender):
+        return True
+    is_aircraft = device.kind in {DeviceModel.Kind.AIRCRAFT, DeviceModel.Kind.UNKNOWN}
+    return is_aircraft and device.gateway_id is None and device.topology_at is None
+
+
+def _may_be(sender: str, binding: Binding) -> bool:
+    """What a dock brings besides itself must not call itself anything but an aircraft."""
+    kind = DeviceModel.kind_of(binding.device_model_key)
+    return binding.sn == sender or not binding.device_model_key or kind == DeviceModel.Kind.AIRCRAFT
+
+
+def _model_key_fits(key: str) -> bool:
+    parts = key.split("-")
+    return (
+        len(key) <= 40
+        and len(parts) == 3
+        and all(part.isascii() and part.isdigit() for part in parts)
+    )
+
+
+def _bind_status(sn: str, device: Device | None) -> dict[str, Any]:
+    owner = device.organization if device else None
+    return {
+        "sn": sn,
+        "is_device_bind_organization": owner is not None,
+        "organization_id": owner.identifier if owner else "",
+        "organization_name": owner.name if owner else "",
+        "device_callsign": device.callsign if device else "",
+    }

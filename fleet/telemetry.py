@@ -1,0 +1,213 @@
+"""What we keep of ``osd`` and ``state``, merged by key: firmware, pre-flight facts, presence.
+
+A dock's osd comes as several messages with disjoint keys, and any property may turn up on either
+topic. Only what changed is written, all of a batch in one statement.
+"""
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.models import Q
+
+from fleet import versions
+from fleet.models import Device
+from fleet.properties import Properties
+from mqtt_bridge import bulk
+from mqtt_bridge.envelope import Message, is_overtaken
+from mqtt_bridge.topics import Kind
+
+# Where each fact stands in a message. Facts repeat every two seconds, so the newest message of a
+# batch wins and an overtaken one is put right by the next.
+_FACTS = {
+    "mode_code": ("mode_code",),
+    "flighttask_step_code": ("flighttask_step_code",),
+    "drone_in_dock": ("drone_in_dock",),
+    "emergency_stop_state": ("emergency_stop_state",),
+    "battery_percent": ("drone_charge_state", "capacity_percent"),
+    "link_workmode": ("wireless_link", "link_workmode"),
+    "sub_device_sn": ("sub_device", "device_sn"),
+    "sub_device_online": ("sub_device", "device_online_status"),
+    "sub_device_paired": ("sub_device", "device_paired"),
+    "storage_total": ("storage", "total"),
+    "storage_used": ("storage", "used"),
+}
+# Where else a battery may be told, in this order.
+_BATTERIES = (
+    ("battery", "capacity_percent"),
+    ("drone_battery_maintenance_info", "capacity_percent"),
+)
+
+# Firmware properties come once, on change: a report older than the one that we have is dropped.
+_ORDERED = {
+    "firmware_version": "firmware_reported_at",
+    "compatible_status": "compatible_reported_at",
+    "firmware_upgrade_status": "upgrading_reported_at",
+}
+_SEEN = {
+    "firmware_version": "firmware_seen_at",
+    "compatible_status": "compatible_seen_at",
+    "firmware_upgrade_status": "upgrading_seen_at",
+}
+
+_COLUMNS = (
+    *_FACTS,
+    *_ORDERED,
+    *_ORDERED.values(),
+    *_SEEN.values(),
+    "firmware_number",
+    "presence",
+    "online_since",
+    "last_seen_at",
+    "changed_at",
+)
+Changes = dict[str, Any]
+
+REPEATED_EVERY = dt.timedelta(seconds=10)
+
+
+def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
+    """Keeps what the messages say about their senders; six queries at most, whatever their number."""
+    reports = _merged(messages)
+    # Two bridges must not overtake each other between look and write where order matters.
+    is_ordered = any(report.firmware for report in reports.values())
+    devices = known(reports, lock=is_ordered)
+    changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
+    bulk.update(Device, _COLUMNS, {pk: row for pk, row in changes.items() if row})
+    changed = [d.gateway_id for d in devices if d.gateway_id and "changed_at" in changes[d.pk]]
+    if changed:
+        Device.objects.filter(pk__in=changed).update(changed_at=now)
+
+
+def known(sns: Collection[str], *, lock: bool = False) -> list[Device]:
+    """The devices of these serial numbers; an unknown one is made, unclaimed."""
+    found = Device.objects.filter(sn__in=list(sns)).order_by("pk")
+    devices = list(found.select_for_update() if lock else found)
+    if missing := set(sns) - {device.sn for device in devices}:
+        Device.objects.bulk_create([Device(sn=sn) for sn in sorted(missing)], ignore_conflicts=True)
+        devices += Device.objects.filter(sn__in=missing)
+    return devices
+
+
+def mark_silent(now: dt.datetime) -> int:
+    """Marks devices offline that were silent for too long, an aircraft of a dock that is
+    online off; returns how many.
+
+    What a silent device said about its state is forgotten: when it is back it has to say it anew
+    before a command is sent on it.
+    """
+    limit = now - _silence()
+    silent = Device.objects.filter(Q(last_seen_at__lt=limit) | Q(last_seen_at=None))
+    asleep = silent.filter(
+        presence=Device.Presence.ONLINE,
+        gateway__presence=Device.Presence.ONLINE,
+        gateway__last_seen_at__gte=limit,
+    )
+    count = asleep.update(presence=Device.Presence.OFF, changed_at=now)
+    lost = silent.filter(presence=Device.Presence.ONLINE)
+    gone = {"presence": Device.Presence.OFFLINE, "changed_at": now}
+    return count + lost.update(**gone, **Device.UNKNOWN_FACTS)
+
+
+def _silence() -> dt.timedelta:
+    return dt.timedelta(seconds=settings.OFFLINE_AFTER)
+
+
+def heard(device: Device, at: dt.datetime, now: dt.datetime) -> Changes:
+    """What hearing of a device at ``at`` changes: its presence, and now and then when it was seen."""
+    changes: Changes = {}
+    if now - at > _silence():
+        return changes  # a late delivery says nothing about now
+    every = dt.timedelta(seconds=min(10.0, settings.OFFLINE_AFTER / 6))
+    if not device.is_online:
+        changes |= {"presence": Device.Presence.ONLINE, "online_since": now, "changed_at": now}
+    if changes or device.last_seen_at is None or at - device.last_seen_at >= every:
+        changes["last_seen_at"] = at
+    return changes
+
+
+class Reported(NamedTuple):
+    """A firmware property and the message that told it."""
+
+    value: Any
+    message: Message[Properties]
+
+
+class Report(NamedTuple):
+    """What a batch says about one device, and when it was last heard."""
+
+    heard_at: dt.datetime
+    facts: dict[str, Any]
+    firmware: dict[str, Reported]
+
+
+def _merged(messages: Sequence[Message[Properties]]) -> dict[str, Report]:
+    """By serial number: when last heard, the newest facts, the newest firmware properties."""
+    reports: dict[str, Report] = {}
+    for message in sorted(messages, key=lambda message: message.at):
+        # The broker keeps no osd for us: whoever sends it lives, whatever its clock says.
+        heard_at = message.received_at if message.kind is Kind.OSD else message.at
+        report = reports.get(message.sn, Report(heard_at, {}, {}))
+        is_current = message.received_at - heard_at <= _silence()
+        facts = report.facts | (_facts(message.data) if is_current else {})
+        firmware = report.firmware | _firmware(message)
+        reports[message.sn] = Report(max(heard_at, report.heard_at), facts, firmware)
+    return reports
+
+
+def _facts(data: Properties) -> dict[str, Any]:
+    found = {name: _at(data, path) for name, path in _FACTS.items()}
+    for path in _BATTERIES:
+        if found["battery_percent"] is None:
+            found["battery_percent"] = _at(data, path)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _at(data: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        data = getattr(data, name, None)
+    return int(data) if isinstance(data, bool) else data
+
+
+def _firmware(message: Message[Properties]) -> dict[str, Reported]:
+    """The firmware properties of one message; an empty version says nothing."""
+    data = message.data
+    values = {
+        "firmware_version": versions.reported(data.firmware_version or "") or None,
+        "compatible_status": _at(data, ("compatible_status",)),
+        "firmware_upgrade_status": _at(data, ("firmware_upgrade_status",)),
+    }
+    return {name: Reported(value, message) for name, value in values.items() if value is not None}
+
+
+def _changes(device: Device, report: Report, now: dt.datetime) -> Changes:
+    changes = {
+        name: value for name, value in report.facts.items() if getattr(device, name) != value
+    }
+    for name, reported in report.firmware.items():
+        changes |= _firmware_change(device, name, reported, now)
+    # Only storage changes all the time, and by itself it releases nobody.
+    if changes.keys() - {"storage_used"}:
+        changes["changed_at"] = now
+    return changes | heard(device, report.heard_at, now)
+
+
+def _firmware_change(device: Device, name: str, reported: Reported, now: dt.datetime) -> Changes:
+    """The property with its times.
+
+    A repeated value is written too: a fresh report may be a proof. Older aircraft repeat theirs
+    in each osd; of those one in ten seconds will do.
+    """
+    message = reported.message
+    last: dt.datetime | None = getattr(device, _ORDERED[name])
+    if is_overtaken(message, last, getattr(device, _SEEN[name])):
+        return {}
+    same = getattr(device, name) == reported.value
+    repeats = message.kind is Kind.OSD and last and message.at - last < REPEATED_EVERY
+    if same and repeats:
+        return {}
+    changes: Changes = {name: reported.value, _ORDERED[name]: message.at, _SEEN[name]: now}
+    if name == "firmware_version":
+        changes["firmware_number"] = versions.number(reported.value) or 0
+    return changes

@@ -1,0 +1,103 @@
+"""How commands answer: aligned tables for people, one JSON document for scripts, exit codes for both."""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import IO, Any, NoReturn, cast
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fleet import versions
+
+NOT_AS_ASKED = 1
+WRONG_CALL = 2
+
+# Columns of a pipe or a file: nothing is cut off there.
+_UNLIMITED = 10_000
+
+
+class AnsweringCommand(BaseCommand):
+    """A command that takes ``--json`` and answers a document, or shows it to people."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--json", action="store_true", help="answer one JSON document and nothing else"
+        )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except (DatabaseError, InterfaceError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CommandError(f"The database does not do its part: {reason}") from error
+
+    @cached_property
+    def console(self) -> Console:
+        """Writes to standard output; what is not a terminal gets long lines instead of cut ones."""
+        self.stdout.ending = ""
+        width = None if self.stdout.isatty() else _UNLIMITED
+        return Console(file=cast(IO[str], self.stdout), width=width, highlight=False)
+
+    def answer(self, document: object, *shown: RenderableType, as_json: bool) -> None:
+        """Prints the document, or what is shown to people instead."""
+        if as_json:
+            self.stdout.write(json.dumps(document, indent=2) + "\n")
+            return
+        for each in shown:
+            self.console.print(each, markup=False)
+
+
+def wrong_call(message: str) -> NoReturn:
+    """Ends the command because of what it was told."""
+    raise CommandError(message, returncode=WRONG_CALL)
+
+
+def not_as_asked(message: str) -> NoReturn:
+    """Ends the command although it did its work, because the outcome is not the wanted one."""
+    raise CommandError(message, returncode=NOT_AS_ASKED)
+
+
+def refuse_unknown(what: str, named: Iterable[str], known: Iterable[str]) -> None:
+    """Ends the command if something was named that there is not; all of it is told at once."""
+    if unknown := sorted(set(named) - set(known)):
+        wrong_call(f"Unknown {what}: {', '.join(visible(each) for each in unknown)}")
+
+
+def firmware_version(text: str) -> str:
+    """The type of an argument that is a firmware version, in canonical form; empty stays empty."""
+    try:
+        return versions.canonical(text) if text else ""
+    except versions.InvalidVersion as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose cells are values (None is empty) or what rich can show."""
+    result = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in result.columns:
+        column.overflow = "fold"
+    for row in rows:
+        result.add_row(*(_cell(value) for value in row))
+    return result
+
+
+def _cell(value: object) -> RenderableType:
+    if value is None or isinstance(value, bool | str | int | float):
+        return Text(visible(_word(value)))
+    return cast(RenderableType, value)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def visible(text: str) -> str:
+    """The text without what would steer a terminal: devices may report anything."""
+    return "".join(char if char.isprintable() else "�" for char in text)

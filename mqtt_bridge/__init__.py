@@ -1,0 +1,1 @@
+"""The wire: topics, envelopes, routing, client. Knows no device and no firmware."""

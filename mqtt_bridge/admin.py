@@ -1,0 +1,64 @@
+"""The console's pages of what the bridge leaves behind: to be read, not to be changed."""
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+
+from mqtt_bridge.models import BridgeSession, FailedMessage
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+else:
+    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
+
+M = TypeVar("M", bound=Model)
+
+
+class ReadOnlyAdmin(ModelAdmin[M]):
+    """Rows that only the machinery writes."""
+
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(FailedMessage)
+class FailedMessageAdmin(ReadOnlyAdmin[FailedMessage]):
+    list_display = ["at", "topic", "why", "tid"]
+    search_fields = ["topic", "tid", "reason"]
+    search_help_text = "Topic (it holds the serial number), tid or reason"
+    fields = ["at", "topic", "tid", "whole_reason", "message"]
+    readonly_fields = ["whole_reason", "message"]
+
+    @admin.display(description="reason", ordering="reason")
+    def why(self, failed: FailedMessage) -> str:
+        return Truncator(failed.reason).chars(90)
+
+    @admin.display(description="reason")
+    def whole_reason(self, failed: FailedMessage) -> SafeString:
+        return format_html('<pre class="raw">{}</pre>', failed.reason)
+
+    @admin.display(description="payload")
+    def message(self, failed: FailedMessage) -> SafeString:
+        return format_html('<pre class="raw">{}</pre>', failed.payload)
+
+
+@admin.register(BridgeSession)
+class BridgeSessionAdmin(ReadOnlyAdmin[BridgeSession]):
+    list_display = ["client_id", "listening", "connected_since", "seen_at"]
+
+    @admin.display(description="listening", boolean=True)
+    def listening(self, session: BridgeSession) -> bool:
+        return session.is_listening

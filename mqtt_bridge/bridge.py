@@ -1,0 +1,141 @@
+"""The bridge's life: take what arrived, bring it in, answer, acknowledge."""
+
+import logging
+import os
+import socket
+import threading
+import time
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.utils import timezone
+
+from mqtt_bridge import envelope, pipeline, router, topics
+from mqtt_bridge.client import Listener
+from mqtt_bridge.envelope import Reply
+from mqtt_bridge.models import BridgeSession
+
+logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 2000
+# Under load batches begin this far apart: it costs their messages some milliseconds and saves
+# most of the commits. The first message after a pause does not wait.
+APART = 0.02  # s
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_taken() -> bool:
+    """Whether a living bridge uses our client id; a database that is away knows of none."""
+    close_old_connections()
+    try:
+        other = BridgeSession.objects.filter(client_id=settings.MQTT_CLIENT_ID).first()
+    except (DatabaseError, InterfaceError):
+        return False
+    return other is not None and other.is_listening and not _is_gone(other.process)
+
+
+def _is_gone(process: str) -> bool:
+    """Whether it is this very process, or one of this host that has ended."""
+    host, _, number = process.rpartition(":")
+    if host != socket.gethostname() or not number.isdigit() or int(number) == os.getpid():
+        return process == _this_process()
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+class Bridge:
+    """One process between broker and database; ends after ``stop``."""
+
+    def __init__(self) -> None:
+        router.discover()
+        filters = topics.subscriptions(settings.MQTT_SHARED_GROUP)
+        self._listener = Listener(settings.MQTT_CLIENT_ID, filters)
+        self._ending = threading.Event()
+        self._beaten = 0.0
+        self.messages = self.batches = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """Connected and subscribed."""
+        return self._listener.connected_since is not None
+
+    def stop(self, *_: object) -> None:
+        """Asks the bridge to end; a signal handler."""
+        self._ending.set()
+        self._listener.wake()
+
+    def run(self) -> None:
+        """Works until ``stop``; what was not brought in is left to the broker."""
+        try:
+            self._wait_for_twin()
+            self._listener.start()
+            while not self._ending.is_set():
+                self._beat()
+                self._work()
+        except pipeline.Stopped:
+            logger.info("ends while the database is away; the broker keeps what was not brought in")
+        finally:
+            self._listener.stop()
+            self._say_goodbye()
+
+    def _wait_for_twin(self) -> None:
+        """Two connections with one client id throw each other out for ever: the second one waits."""
+        said = False
+        while not self._ending.is_set() and _is_taken():
+            if not said:
+                logger.warning("waiting: another bridge runs as %s", settings.MQTT_CLIENT_ID)
+                said = True
+            self._ending.wait(1)
+
+    def _work(self) -> None:
+        started = time.monotonic()
+        batch = self._listener.take(MOST_AT_ONCE, BridgeSession.BEAT.total_seconds())
+        if not batch:
+            return
+        replies = pipeline.process(batch, give_up=self._ending.wait)
+        # Replies first: if the process dies in between, the broker sends the messages again
+        # and they are answered twice, which harms nobody. The other way round they never are.
+        for reply in replies:
+            self._answer(reply)
+        self._listener.acknowledge(batch)
+        self.messages += len(batch)
+        self.batches += 1
+        if len(batch) > 1:
+            self._ending.wait(max(0.0, APART - (time.monotonic() - started)))
+
+    def _answer(self, reply: Reply) -> None:
+        payload = envelope.encode(reply.tid, reply.bid, reply.method, reply.data, timezone.now())
+        self._listener.publish(f"{topics.up(*reply.to)}_reply", payload)
+
+    def _beat(self) -> None:
+        """Says now and then in the database that somebody listens."""
+        if time.monotonic() - self._beaten < BridgeSession.BEAT.total_seconds():
+            return
+        self._beaten = time.monotonic()
+        self._write_session()
+
+    def _write_session(self) -> None:
+        close_old_connections()
+        values = {
+            "seen_at": timezone.now(),
+            "connected_since": self._listener.connected_since,
+            "process": _this_process(),
+        }
+        try:
+            BridgeSession.objects.update_or_create(
+                client_id=settings.MQTT_CLIENT_ID, defaults=values
+            )
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("cannot say that the bridge is alive: %s", error)
+
+    def _say_goodbye(self) -> None:
+        self._listener.connected_since = None
+        self._write_session()

@@ -1,0 +1,304 @@
+"""Connections to the MQTT broker; the only file that knows paho."""
+
+import collections
+import datetime as dt
+import logging
+import random
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from django.conf import settings
+from django.utils import timezone
+from paho.mqtt.client import (
+    Client,
+    ConnectFlags,
+    DisconnectFlags,
+    MQTTMessage,
+    MQTTMessageInfo,
+)
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from mqtt_bridge import metrics
+from mqtt_bridge.errors import BrokerUnavailable
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE = 30  # s
+SESSION_EXPIRY = 7 * 24 * 3600  # s; how long an MQTT 5 broker keeps messages for an absent bridge
+IN_FLIGHT = 1000
+# Telemetry that may wait in memory while the database is away; what is older is dropped.
+MOST_WAITING = 20_000
+
+
+class Received(NamedTuple):
+    """One message as it came; ``session`` tells on which connection, for the acknowledgement."""
+
+    topic: str
+    payload: bytes
+    received_at: dt.datetime
+    qos: int
+    mid: int
+    session: int
+
+
+class _Connection:
+    """A paho client with our settings that keeps itself connected."""
+
+    def __init__(self, client_id: str, *, clean: bool) -> None:
+        self._clean = clean
+        self._five = settings.MQTT_VERSION == "5"
+        self._client = self._build(client_id)
+        self.connected_since: dt.datetime | None = None
+        self.refusal = ""
+        self._changed = threading.Condition()
+        self._said: object = None
+
+    def _build(self, client_id: str) -> Client:
+        version = MQTTProtocolVersion.MQTTv5 if self._five else MQTTProtocolVersion.MQTTv311
+        clean = None if self._five else self._clean
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=clean,
+            protocol=version,
+            manual_ack=not self._clean,
+        )
+        client.max_inflight_messages_set(IN_FLIGHT)
+        client.max_queued_messages_set(0)
+        _authenticate(client)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
+        return client
+
+    def start(self) -> None:
+        """Connects in the background and stays connected; returns at once."""
+        self._spread_reconnects()
+        self._client.connect_async(*_host_and_port(), KEEPALIVE, **self._terms())
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def wait_connected(self, seconds: float) -> None:
+        """Waits for the connection.
+
+        Raises:
+            BrokerUnavailable: it did not come within that time.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.connected_since is not None, seconds):
+                reason = f": {self.refusal}" if self.refusal else ""
+                raise BrokerUnavailable(f"no connection to {_shown_address()}{reason}")
+
+    def publish(self, topic: str, payload: bytes) -> MQTTMessageInfo:
+        return self._client.publish(topic, payload, qos=1)
+
+    def _terms(self) -> dict[str, Any]:
+        if not self._five:
+            return {}
+        return {"clean_start": self._clean, "properties": self._session_properties()}
+
+    def _session_properties(self) -> Properties:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0 if self._clean else SESSION_EXPIRY
+        properties.ReceiveMaximum = IN_FLIGHT
+        return properties
+
+    def _spread_reconnects(self) -> None:
+        """Many processes that lose one broker must not all come back in the same second."""
+        least = random.uniform(0.5, 1.5)  # noqa: S311
+        self._client.reconnect_delay_set(least, least * 32)  # type: ignore[arg-type]
+
+    def _on_connect(
+        self, client: Client, _: Any, flags: ConnectFlags, code: ReasonCode, __: Properties | None
+    ) -> None:
+        if code.is_failure:
+            self._say(logging.ERROR, "refused by", str(code))
+            return
+        self._on_session(client)
+
+    def _on_session(self, client: Client) -> None:
+        """What has to be done on each new connection before it counts as one."""
+        self._mark_connected()
+
+    def _mark_connected(self) -> None:
+        self._say(logging.INFO, "connected to")
+        with self._changed:
+            self.connected_since = timezone.now()
+            self._changed.notify_all()
+
+    def _on_disconnect(
+        self, _: Client, __: Any, flags: DisconnectFlags, code: ReasonCode, ___: Properties | None
+    ) -> None:
+        self.connected_since = None
+        self._spread_reconnects()
+        if code.is_failure and not self.refusal:
+            self._say(logging.WARNING, "lost the connection to", str(code))
+
+    def _on_connect_fail(self, *_: Any) -> None:
+        self._say(logging.WARNING, "waiting for", "no answer")
+
+    def _say(self, level: int, what: str, reason: str = "") -> None:
+        """Says a state once, however often it is met again."""
+        self.refusal = "" if what == "connected to" else reason
+        if self._said != (what, reason):
+            self._said = (what, reason)
+            logger.log(level, "%s %s%s", what, _shown_address(), f" ({reason})" if reason else "")
+
+
+class Listener(_Connection):
+    """The bridge's connection: a persistent session whose messages are acknowledged by us."""
+
+    def __init__(self, client_id: str, filters: Sequence[tuple[str, int]]) -> None:
+        super().__init__(client_id, clean=False)
+        self._filters = list(filters)
+        self._waiting: collections.deque[Received] = collections.deque()
+        self._arrived = threading.Condition()
+        self._session = 0
+        self._is_woken = False
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = self._on_subscribe
+
+    def take(self, most: int, seconds: float) -> list[Received]:
+        """What has arrived, in order; waits up to ``seconds`` while there is nothing."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._waiting or self._is_woken, seconds)
+            self._is_woken = False
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def wake(self) -> None:
+        """Ends a waiting ``take`` early."""
+        with self._arrived:
+            self._is_woken = True
+            self._arrived.notify_all()
+
+    def acknowledge(self, messages: Iterable[Received]) -> None:
+        """Tells the broker that it may forget the messages.
+
+        A message of an earlier connection is passed by: the broker sends it again on this one,
+        and its number may mean another message by now.
+        """
+        for message in messages:
+            if message.qos and message.session == self._session:
+                self._client.ack(message.mid, message.qos)
+
+    def _on_session(self, client: Client) -> None:
+        self._session += 1
+        client.subscribe(list(self._filters))
+
+    def _on_subscribe(
+        self, _: Client, __: Any, ___: int, codes: list[ReasonCode], ____: Properties | None
+    ) -> None:
+        refused = [
+            wanted for wanted, code in zip(self._filters, codes, strict=False) if code.is_failure
+        ]
+        if refused:
+            self._say(logging.ERROR, f"may not subscribe to {refused[0]} at")
+        else:
+            self._mark_connected()
+
+    def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
+        received = Received(
+            message.topic,
+            bytes(message.payload),
+            timezone.now(),
+            message.qos,
+            message.mid,
+            self._session,
+        )
+        if message.retain:  # docks retain nothing; an old word would come back at each connection
+            self.acknowledge([received])
+            return
+        with self._arrived:
+            if not received.qos and len(self._waiting) >= MOST_WAITING:
+                metrics.count("messages", kind="osd", outcome="overflow")
+                return
+            self._waiting.append(received)
+            self._arrived.notify()
+
+
+class Sender(_Connection):
+    """A connection that only publishes; made anew after a failure, so that nothing is sent late."""
+
+    def __init__(self) -> None:
+        super().__init__(f"fleet-ota-sender-{secrets.token_hex(6)}", clean=True)
+
+    def send(self, messages: Sequence[tuple[str, bytes]], seconds: float) -> list[bool]:
+        """Publishes with QoS 1; tells for each message whether the broker confirmed it in time."""
+        sent = [self.publish(topic, payload) for topic, payload in messages]
+        deadline = time.monotonic() + seconds
+        return [_confirmed(info, deadline - time.monotonic()) for info in sent]
+
+
+class Probe(_Connection):
+    """A connection that is only made to see whether that is possible."""
+
+    def __init__(self) -> None:
+        super().__init__(f"fleet-ota-probe-{secrets.token_hex(6)}", clean=True)
+
+    def ask(self, seconds: float) -> None:
+        """Connects, and leaves at once.
+
+        Raises:
+            BrokerUnavailable: the broker did not let us in within that time.
+        """
+        until = time.monotonic() + seconds
+        self._client.connect_timeout = seconds
+        try:
+            self._client.connect(*_host_and_port(), KEEPALIVE, **self._terms())
+            while self.connected_since is None and time.monotonic() < until and not self.refusal:
+                if self._client.loop(0.1) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    break
+        except (OSError, ValueError) as error:
+            self.refusal = str(error)
+        finally:
+            is_in = self.connected_since is not None
+            self._client.disconnect()
+        if not is_in:
+            raise BrokerUnavailable(self.refusal or "no answer")
+
+    def _say(self, level: int, what: str, reason: str = "") -> None:
+        """Whoever asks is told; a log line for each question would be too many."""
+        self.refusal = reason
+
+
+def _confirmed(info: MQTTMessageInfo, seconds: float) -> bool:
+    if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        return False
+    try:
+        info.wait_for_publish(max(seconds, 0))
+    except (RuntimeError, ValueError):
+        return False
+    return info.is_published()
+
+
+def _host_and_port() -> tuple[str, int]:
+    parts = urlsplit(settings.MQTT_URL)
+    return str(parts.hostname), parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+
+
+def _authenticate(client: Client) -> None:
+    parts = urlsplit(settings.MQTT_URL)
+    if parts.username:
+        client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+    if parts.scheme == "mqtts":
+        client.tls_set(
+            ca_certs=settings.MQTT_CA_FILE or None,
+            certfile=settings.MQTT_CLIENT_CERT or None,
+            keyfile=settings.MQTT_CLIENT_KEY or None,
+        )
+
+
+def _shown_address() -> str:
+    """The broker's address without user and password."""
+    parts = urlsplit(settings.MQTT_URL)
+    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")

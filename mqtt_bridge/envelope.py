@@ -1,0 +1,236 @@
+"""Bytes to typed messages and back; plain Python.
+
+Devices send keys, values and methods that no document names, so decoding is lenient: what
+cannot be understood is dropped key by key and named in ``Message.dropped``; the rest counts.
+"""
+
+import datetime as dt
+import functools
+import hashlib
+import types
+import typing
+from collections.abc import Hashable
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
+
+import msgspec
+
+from mqtt_bridge.errors import BadMessage
+from mqtt_bridge.topics import Kind, Topic
+
+T = TypeVar("T")
+
+Text = Annotated[str, msgspec.Meta(max_length=64, pattern="^[^\x00]*$")]
+LongText = Annotated[str, msgspec.Meta(max_length=1024, pattern="^[^\x00]*$")]
+Int = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+# A dock names itself and its aircraft; a list that is longer is none of a dock's.
+Few = Annotated[list[T], msgspec.Meta(max_length=10)]
+BigInt = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+# A device's clock is believed within these limits; outside them the time of arrival counts.
+OLDEST_BELIEVED = dt.timedelta(days=7)
+TOGETHER = dt.timedelta(seconds=60)
+
+
+class Data(msgspec.Struct, frozen=True):
+    """``data`` of a message; ``documented`` names keys that we know and leave."""
+
+    documented: ClassVar[frozenset[str]] = frozenset()
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """``data`` of a method whose arguments do not matter to us."""
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What travels around every ``data`` (Cloud API: envelope)."""
+
+    tid: Text = ""
+    bid: Text = ""
+    timestamp: BigInt | None = None
+    method: Text | None = None
+    gateway: Text | None = None
+    need_reply: bool | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Message(msgspec.Struct, Generic[T], frozen=True):
+    """One message of one device.
+
+    ``sn`` is the sender that the topic names; a ``gateway`` inside the payload is not believed.
+    ``at`` is the device's clock where it can be believed, else the time of arrival; both are UTC.
+    """
+
+    kind: Kind
+    sn: str
+    method: str
+    tid: str
+    bid: str
+    at: dt.datetime
+    received_at: dt.datetime
+    need_reply: bool
+    data: T
+    payload: bytes
+    dropped: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """32 hex characters that are equal exactly for repeated deliveries of one message."""
+        content = f"{self.kind} {self.sn} ".encode() + self.payload
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    def reply(self, data: Any) -> "Reply":
+        """The answer on this message's reply topic, echoing ``tid`` and ``bid``."""
+        return Reply(Topic(self.kind, self.sn), self.tid, self.bid, self.method, data)
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer of ours: to whom, to what, and its ``data``."""
+
+    to: Topic
+    tid: str
+    bid: str
+    method: str
+    data: Any
+
+
+def is_overtaken(
+    message: Message[Any], last_at: dt.datetime | None, last_seen_at: dt.datetime | None
+) -> bool:
+    """Whether a message is older than what the device said before.
+
+    Its own clock orders what arrives together. Where the earlier message came a while ago the
+    clock has stepped back instead, as when a restarted device has not found its time server yet.
+    """
+    if last_at is None or message.at >= last_at:
+        return False
+    return last_seen_at is None or message.received_at - last_seen_at < TOGETHER
+
+
+def result(code: int, **output: Any) -> dict[str, Any]:
+    """``data`` of most replies: a code (0 is success) and, where given, an output."""
+    return {"result": code} | ({"output": output} if output else {})
+
+
+def open_envelope(payload: bytes) -> Envelope:
+    """Reads the envelope.
+
+    Raises:
+        BadMessage: not UTF-8, not JSON, not an object, nested too deeply.
+    """
+    return decode(payload, Envelope)[0]
+
+
+def read(
+    envelope: Envelope, topic: Topic, kind: type[T], arrival: tuple[bytes, dt.datetime]
+) -> Message[T]:
+    """The typed message; ``arrival`` is the raw payload and when it came.
+
+    Raises:
+        BadMessage: ``data`` is not an object where one is needed.
+    """
+    payload, received_at = arrival
+    raw = bytes(envelope.data)
+    data, dropped = decode(b"{}" if raw in {b"null", b'""', b""} else raw, kind)
+    return Message(
+        topic.kind,
+        topic.sn,
+        envelope.method or "",
+        envelope.tid,
+        envelope.bid,
+        _believed(envelope.timestamp, received_at),
+        received_at,
+        bool(envelope.need_reply),
+        data,
+        payload,
+        tuple(dropped),
+        _unknown(raw, kind),
+    )
+
+
+def encode(tid: str, bid: str, method: str, data: Any, now: dt.datetime) -> bytes:
+    """One message of ours as it goes on the wire; ``timestamp`` in ms since the epoch."""
+    timestamp = int(now.timestamp() * 1000)
+    return msgspec.json.encode(
+        {"tid": tid, "bid": bid, "timestamp": timestamp, "method": method, "data": data}
+    )
+
+
+def decode(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
+    """The object and the names of the keys that were dropped because their values made no sense.
+
+    Numbers as text and 0/1 for booleans are understood; a boolean for a number is not.
+
+    Raises:
+        BadMessage: not UTF-8, not JSON, not an object, nested too deeply, a required key is wrong.
+    """
+    try:
+        return cast("T", _decoder(kind).decode(payload)), []  # type: ignore[arg-type]
+    except msgspec.ValidationError as error:
+        if not _is_struct(kind):
+            raise BadMessage(str(error)) from error
+        return _decode_by_key(payload, kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadMessage(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadMessage("nested too deeply") from error
+
+
+def _decode_by_key(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
+    try:
+        parts = _decoder(dict[str, msgspec.Raw]).decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessage(f"not a JSON object: {error}") from error
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+        if (raw := parts.get(field.encode_name)) is not None:
+            try:
+                kept[field.name], lost = decode(bytes(raw), _bare(field.type))
+                dropped += [f"{field.encode_name}.{name}" for name in lost]
+            except BadMessage:
+                dropped.append(field.encode_name)
+    try:
+        return kind(**kept), dropped
+    except TypeError as error:
+        raise BadMessage(f"a required key is missing or wrong: {', '.join(dropped)}") from error
+
+
+def _bare(kind: Any) -> Any:
+    """The struct in ``Struct | None``, so that it too is read key by key; else the type itself."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        structs = [part for part in typing.get_args(kind) if _is_struct(part)]
+        return structs[0] if structs else kind
+    return kind
+
+
+def _unknown(raw: bytes, kind: type) -> tuple[str, ...]:
+    """The keys that no document names, where ``data`` says which do; a payload's index is none."""
+    if not issubclass(kind, Data) or not raw.startswith(b"{"):
+        return ()
+    keys = _decoder(dict[str, msgspec.Raw]).decode(raw).keys() - _known(kind)
+    return tuple(key for key in keys if not key[:1].isdigit())
+
+
+@functools.cache
+def _known(kind: type[Data]) -> frozenset[str]:
+    return kind.documented | {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+@functools.cache
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, strict=False)
+
+
+def _believed(timestamp: int | None, received_at: dt.datetime) -> dt.datetime:
+    """The device's time, unless it lies in the future or too far back to be a late delivery."""
+    if timestamp is None:
+        return received_at
+    oldest = (received_at - OLDEST_BELIEVED).timestamp() * 1000
+    if not oldest <= timestamp <= received_at.timestamp() * 1000:
+        return received_at
+    return dt.datetime.fromtimestamp(timestamp / 1000, dt.UTC)

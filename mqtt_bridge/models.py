@@ -1,0 +1,92 @@
+"""What the bridge leaves behind: messages that failed, and whether somebody is listening."""
+
+import datetime as dt
+import re
+from collections.abc import Iterable
+
+from django.db import models
+from django.utils import timezone
+
+KEPT = 1000
+_SECRET = re.compile(
+    r'("[a-z_]*(?:secret|code|nonce|token|key|license|password)[a-z_]*"\s*:\s*)"(?:[^"\\]|\\.)*"?',
+    re.IGNORECASE,
+)
+
+
+class FailedMessageQuerySet(models.QuerySet["FailedMessage"]):
+    def keep(self, failed: Iterable["FailedMessage"]) -> None:
+        """Stores the messages and removes all but the newest 1,000."""
+        self.bulk_create(failed)
+        oldest = self.order_by("-pk").values_list("pk", flat=True)[KEPT : KEPT + 1].first()
+        if oldest is not None:
+            self.filter(pk__lte=oldest).delete()
+
+
+class FailedMessage(models.Model):
+    """A message that no handler could take; acknowledged, and kept here to be looked at."""
+
+    at = models.DateTimeField("received", db_index=True)
+    topic = models.CharField(max_length=200)
+    tid = models.CharField(max_length=64, blank=True)
+    reason = models.TextField()
+    payload = models.TextField(help_text="The first 4,000 characters; secrets are masked.")
+
+    objects = FailedMessageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.topic} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+    @classmethod
+    def of(
+        cls, topic: str, payload: bytes, at: dt.datetime, reason: str, tid: str = ""
+    ) -> "FailedMessage":
+        return cls(
+            at=at,
+            topic=_printable(topic)[:200],
+            tid=tid,
+            reason=_printable(reason)[:1000],
+            payload=masked(_printable(payload[:4000].decode(errors="replace"))),
+        )
+
+
+class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
+    def listening_since(self, now: dt.datetime) -> dt.datetime | None:
+        """Since when a bridge has been connected without a break; None while nobody listens."""
+        alive = self.filter(seen_at__gt=now - BridgeSession.SILENCE, connected_since__isnull=False)
+        since: dt.datetime | None = alive.aggregate(since=models.Min("connected_since"))["since"]
+        return since
+
+
+class BridgeSession(models.Model):
+    """One bridge process and when it last said that it is alive."""
+
+    BEAT = dt.timedelta(seconds=2)
+    SILENCE = dt.timedelta(seconds=15)
+
+    client_id = models.CharField(max_length=200, unique=True)
+    process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")
+    connected_since = models.DateTimeField(null=True)
+    seen_at = models.DateTimeField()
+
+    objects = BridgeSessionQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.client_id
+
+    @property
+    def is_listening(self) -> bool:
+        fresh = self.seen_at > timezone.now() - self.SILENCE
+        return fresh and self.connected_since is not None
+
+
+def masked(text: str) -> str:
+    """JSON text in which the values of keys that name secrets are ``***``."""
+    return _SECRET.sub(r'\1"***"', text)
+
+
+def _printable(text: str) -> str:
+    return text.replace("\x00", "�")

@@ -1,0 +1,183 @@
+"""From what arrived to what it changes: one transaction for a batch, then the acknowledgement.
+
+A batch runs through all routes in one transaction. If that fails it is tried message by message,
+so that a bad one harms only itself. A database that is away is nobody's fault: everything waits.
+"""
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+from mqtt_bridge import envelope, metrics, router, topics
+from mqtt_bridge.client import Received
+from mqtt_bridge.envelope import Message, Reply
+from mqtt_bridge.errors import BadMessage
+from mqtt_bridge.models import FailedMessage, masked
+from mqtt_bridge.router import Route
+from mqtt_bridge.topics import Kind
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Plan = dict[Route, list[Message[object]]]
+
+
+class Stopped(Exception):
+    """The process is to end while a batch waits for the database."""
+
+
+def process(batch: Sequence[Received], *, give_up: Callable[[float], bool] = bool) -> list[Reply]:
+    """Brings a batch into the database, whole; returns the replies that it asks for.
+
+    ``give_up(seconds)`` waits between attempts while the database is away, and tells whether
+    the process is to end.
+
+    Raises:
+        Stopped: the process is to end; nothing of the batch may be acknowledged.
+    """
+    started = time.monotonic()
+    try:
+        replies = _patiently(lambda: _bring_in(batch), give_up)
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001  # one bad message must not harm the others
+        logger.info("a batch of %d is tried one by one: %s", len(batch), error)
+        replies = [reply for message in batch for reply in _alone(message, give_up)]
+    metrics.observe("batch_size", len(batch))
+    metrics.observe("batch_seconds", time.monotonic() - started)
+    return replies if settings.MQTT_ANSWER_REQUESTS else []
+
+
+def _bring_in(batch: Sequence[Received]) -> list[Reply]:
+    """All messages in one transaction."""
+    plan, unreadable = _read(batch)
+    with transaction.atomic():
+        replies = [reply for route, messages in plan.items() for reply in route.handler(messages)]
+        if unreadable:
+            FailedMessage.objects.keep(unreadable)
+    _count(plan, unreadable)
+    return replies
+
+
+def _alone(received: Received, give_up: Callable[[float], bool]) -> list[Reply]:
+    """One message in a transaction of its own; kept as failed if it cannot be brought in."""
+    try:
+        return _patiently(lambda: _bring_in([received]), give_up)
+    except Stopped:
+        raise
+    except Exception as error:
+        tid = _tid(received)
+        logger.exception("message failed: topic %r tid %s", received.topic[:200], tid)
+        metrics.count("messages", kind=_kind(received.topic), outcome="failed")
+        reason = f"{type(error).__name__}: {masked(str(error))}"
+        failed = FailedMessage.of(
+            received.topic, received.payload, received.received_at, reason, tid
+        )
+        _patiently(lambda: FailedMessage.objects.keep([failed]), give_up)
+        return []
+
+
+def _patiently(attempt: Callable[[], T], give_up: Callable[[float], bool]) -> T:
+    """Repeats what fails only because the database is away, with back-off and jitter."""
+    pause, said = 0.1, False
+    while True:
+        try:
+            return attempt()
+        except (OperationalError, InterfaceError) as error:
+            if not is_outage(error):
+                raise
+            if not said:
+                logger.warning("the database does not answer, messages wait: %s", error)
+                said = True
+            connection.close()
+        if give_up(pause * random.uniform(0.5, 1.5)):  # noqa: S311
+            raise Stopped
+        pause = min(pause * 2, 10)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database is away, full, locked or busy, as opposed to refusing these values.
+
+    PostgreSQL reports program limits (class 54, for example a value too long for an index) as an
+    operational error too, and SQLite too many variables; those are the message's own fault.
+    """
+    if isinstance(error, InterfaceError):
+        return True
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    is_limit = state.startswith(("22", "54")) or "too many" in str(error) or "too big" in str(error)
+    return isinstance(error, OperationalError) and not is_limit
+
+
+def _read(batch: Iterable[Received]) -> tuple[Plan, list[FailedMessage]]:
+    """The messages of each route, in the routes' order, and those that nobody can read."""
+    found: defaultdict[Route, list[Message[object]]] = defaultdict(list)
+    unreadable = []
+    for received in batch:
+        try:
+            for route, message in _messages(received):
+                found[route].append(message)
+        except BadMessage as error:
+            unreadable.append(_unreadable(received, error))
+    return {route: found[route] for route in router.routes() if route in found}, unreadable
+
+
+def _messages(received: Received) -> Iterable[tuple[Route, Message[object]]]:
+    topic = topics.parse(received.topic)
+    if topic is None:
+        raise BadMessage("the topic is none of ours, or its serial number is impossible")
+    outer = envelope.open_envelope(received.payload)
+    found = router.find(topic.kind, outer.method or "")
+    if topic.kind is Kind.REQUESTS and not settings.MQTT_ANSWER_REQUESTS:
+        found = []  # they are for the server beside us, and so are the codes in them
+    if not found:
+        metrics.count("messages", kind=topic.kind, outcome="ignored")
+    arrival = (received.payload, received.received_at)
+    return [(route, envelope.read(outer, topic, route.data, arrival)) for route in found]
+
+
+def _unreadable(received: Received, error: BadMessage) -> FailedMessage:
+    logger.warning("unreadable message: topic %r: %s", received.topic[:200], error)
+    return FailedMessage.of(received.topic, received.payload, received.received_at, str(error))
+
+
+def _count(plan: Plan, unreadable: Sequence[FailedMessage]) -> None:
+    for failed in unreadable:
+        metrics.count("messages", kind=_kind(failed.topic), outcome="unreadable")
+    for route, messages in plan.items():
+        metrics.count("messages", len(messages), kind=route.kind, outcome="handled")
+        if lost := sum(len(message.dropped) for message in messages):
+            metrics.count("dropped_keys", lost, kind=route.kind)
+        for message in messages:
+            if message.unknown:
+                _note_unknown(message)
+
+
+_noted: set[tuple[str, str]] = set()
+_NOTED_AT_MOST = 1000
+
+
+def _note_unknown(message: Message[object]) -> None:
+    """Counts keys that no document names, and logs each once: newer firmware says more."""
+    metrics.count("unknown_keys", len(message.unknown), kind=message.kind)
+    for key in message.unknown:
+        if (message.kind, key) not in _noted and len(_noted) < _NOTED_AT_MOST:
+            _noted.add((message.kind, key))
+            logger.info("unknown key %r in %s of %s", key[:64], message.kind, message.sn)
+
+
+def _kind(topic: str) -> str:
+    parsed = topics.parse(topic)
+    return parsed.kind if parsed else "other"
+
+
+def _tid(received: Received) -> str:
+    try:
+        return envelope.open_envelope(received.payload).tid
+    except BadMessage:
+        return ""

@@ -1,0 +1,56 @@
+"""Which handler takes which message; every room brings a ``handlers.py``.
+
+As the URLconf is to HTTP: ``@on(Kind.EVENTS, "ota_progress", data=OtaProgress)`` above a function
+that takes all messages of that kind in a batch, in the order of their arrival, and gives replies.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from django.utils.module_loading import autodiscover_modules
+
+from mqtt_bridge.envelope import Message, Reply
+from mqtt_bridge.topics import Kind
+
+T = TypeVar("T")
+Handler = Callable[[Sequence[Message[T]]], Iterable[Reply]]
+
+ANY = "*"
+
+
+class Route(NamedTuple):
+    """A handler and what it takes; ``method`` may be ``ANY`` for what nobody else takes."""
+
+    kind: Kind
+    method: str
+    data: type
+    handler: Handler[Any]
+
+
+_routes: list[Route] = []
+
+
+def on(kind: Kind, method: str = "", *, data: type[T]) -> Callable[[Handler[T]], Handler[T]]:
+    """Registers a handler for messages of a kind and, where the kind has them, a method."""
+
+    def register(handler: Handler[T]) -> Handler[T]:
+        _routes.append(Route(kind, method, data, handler))
+        return handler
+
+    return register
+
+
+def discover() -> None:
+    """Imports every installed application's ``handlers``, in their order."""
+    autodiscover_modules("handlers")
+
+
+def routes() -> list[Route]:
+    """All routes in the order in which a batch runs through them."""
+    return list(_routes)
+
+
+def find(kind: Kind, method: str) -> list[Route]:
+    """The routes of a message: those of its method, else those that take any."""
+    exact = [route for route in _routes if route.kind is kind and route.method == method]
+    return exact or [route for route in _routes if route.kind is kind and route.method == ANY]

@@ -1,0 +1,1 @@
+"""Firmware packages, rollouts, upgrade tasks."""

@@ -1,0 +1,62 @@
+"""How the console's list of devices is filtered by need and by firmware."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from fleet.models import Device
+from ota import needs
+from ota.needs import Need
+
+if TYPE_CHECKING:
+    from django.contrib.admin import SimpleListFilter as DropdownFilter
+else:
+    from unfold.contrib.filters.admin import DropdownFilter  # untyped; extends Django's
+
+# Each need with its label and its colour.
+NEEDS = {
+    Need.REGULAR: ("Upgrade", "warning"),
+    Need.CONSISTENCY: ("Consistency", "info"),
+    Need.NONE: ("Up to date", "success"),
+    Need.UNKNOWN: ("Unknown", ""),
+    Need.DOWNGRADE: ("Newer than library", ""),
+}
+WANTING = {Need.REGULAR, Need.CONSISTENCY}
+ANY = "any"  # the filter's word for both
+
+
+class NeedFilter(DropdownFilter):
+    title = "need"
+    parameter_name = "need"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [
+            (ANY, "Any upgrade"),
+            *((need.value, text) for need, (text, _) in NEEDS.items()),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        if self.value() == ANY:
+            return needs.having(queryset, Need.REGULAR, Need.CONSISTENCY)
+        value = self.value() or ""
+        return needs.having(queryset, Need(value)) if value in set(Need) else queryset
+
+
+class VersionFilter(DropdownFilter):
+    """By the version as a number, so that its spellings are one choice."""
+
+    title = "firmware"
+    parameter_name = "firmware_number"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        reported = Device.objects.filter(firmware_number__gt=0).order_by("-firmware_number")
+        found = dict(reported.values_list("firmware_number", "firmware_version").distinct())
+        choices = [(str(number), version) for number, version in found.items()]
+        return [*choices, ("0", "Not readable"), ("none", "Not reported")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        value = self.value() or ""
+        if value == "none":
+            return queryset.filter(firmware_number=None)
+        return queryset.filter(firmware_number=value) if value.isdecimal() else queryset

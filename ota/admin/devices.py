@@ -1,0 +1,271 @@
+"""Devices in the console, with what they need: the list, a device's upgrades, the action to upgrade."""
+
+import logging
+import threading
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from kombu.exceptions import OperationalError
+from unfold.decorators import action
+
+from fleet.admin import DeviceAdmin
+from fleet.labels import NOTHING, label, two_lines
+from fleet.models import Device
+from fleet.selection import Selection
+from ota import needs, rollouts, states, tasks
+from ota.admin import preview
+from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
+from ota.forms import RolloutForm
+from ota.models import Rollout, UpgradeTarget
+from ota.needs import Answer
+from ota.rollouts import NothingToUpgrade, Plan, PlanChanged
+
+logger = logging.getLogger(__name__)
+
+LATEST = 20  # upgrades on a device's page
+
+admin.site.unregister(Device)
+
+
+@admin.register(Device)
+class UpgradableDeviceAdmin(DeviceAdmin):
+    """The fleet's page of devices, and above it what the library means for them."""
+
+    list_display = [
+        *("name", "product", "status", "firmware", "need", "blocked_by", "seen"),
+        *("dock", "owner"),
+    ]
+    list_filter = [NeedFilter, *DeviceAdmin.list_filter, VersionFilter]
+    actions = ["upgrade", *DeviceAdmin.actions]
+    actions_detail = ["upgrade_one"]
+    change_form_after_template = "admin/fleet/device/upgrades.html"
+    fieldsets = [
+        *DeviceAdmin.fieldsets[:1],
+        ("Compared with the library", {"fields": ["need", "blockers"]}),
+        *DeviceAdmin.fieldsets[1:],
+    ]
+    readonly_fields = [*DeviceAdmin.readonly_fields, "need", "blockers"]
+
+    def has_upgrade_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("ota.upgrade_devices")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.upgrade_view)
+        return [path("upgrade/", view, name="fleet_device_upgrade"), *super().get_urls()]
+
+    # The list and the page
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The rows of the page are assessed together, just before it is rendered."""
+        response = super().changelist_view(request, extra_context)
+        if isinstance(response, TemplateResponse) and "cl" in (response.context_data or {}):
+            changelist = response.context_data["cl"]  # type: ignore[index]  # seen above
+            changelist.result_list = _assessed(list(changelist.result_list))
+        return response
+
+    def get_object(self, *args: Any, **kwargs: Any) -> Device | None:
+        device = super().get_object(*args, **kwargs)
+        return _assessed([device])[0] if device else None
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        context = dict(extra_context or {})
+        if request.user.has_perm("ota.view_upgradetask"):
+            context["upgrades"] = _latest_upgrades(object_id)
+        return super().change_view(request, object_id, form_url, context)
+
+    @admin.display(description="need")
+    def need(self, device: Device) -> SafeString:
+        answer = _answer(device)
+        text, colour = NEEDS[answer.need]
+        target = answer.package.version if answer.package and answer.need in WANTING else ""
+        return two_lines(label(text, colour), target and f"to {target}")
+
+    @admin.display(description="what blocks it")
+    def blocked_by(self, device: Device) -> SafeString:
+        answer = _answer(device)
+        if answer.need not in WANTING:
+            return NOTHING
+        reasons = _reasons(answer)
+        if not reasons:
+            return label("Ready", "success")
+        more = f"and {len(reasons) - 1} more: {'; '.join(reasons[1:])}" if reasons[1:] else ""
+        return two_lines(reasons[0], more)
+
+    @admin.display(description="what keeps it from an upgrade now")
+    def blockers(self, device: Device) -> str:
+        reasons = _reasons(_answer(device))
+        return "\n".join(reasons) if reasons else "nothing"
+
+    # The action
+
+    @admin.action(description="Upgrade firmware…", permissions=["upgrade"])
+    def upgrade(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse:
+        chosen = Selection.of_action(request, queryset)
+        return HttpResponseRedirect(chosen.url(reverse("admin:fleet_device_upgrade")))
+
+    @action(
+        description="Upgrade firmware…",
+        url_path="upgrade",
+        icon="system_update_alt",
+        permissions=["upgrade"],
+    )  # type: ignore[untyped-decorator]  # unfold's
+    def upgrade_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        chosen = Selection(pks=(int(object_id),))
+        return HttpResponseRedirect(chosen.url(reverse("admin:fleet_device_upgrade")))
+
+    def upgrade_view(self, request: HttpRequest) -> HttpResponse:
+        """The preview; a POST goes on to the next preview, or starts the rollout."""
+        if not self.has_upgrade_permission(request) or not self.has_view_permission(request):
+            raise PermissionDenied
+        choices = request.POST if request.method == "POST" else request.GET
+        chosen, form = Selection.read(choices), RolloutForm(choices)
+        try:
+            devices = chosen.devices(request, self)
+        except IncorrectLookupParameters:
+            messages.error(request, "The list that the devices were chosen from does not exist.")
+            return redirect("admin:fleet_device_changelist")
+        if request.method != "POST":
+            return self._preview(request, chosen, form, devices)
+        if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
+            return self._launch(request, chosen, form, devices)
+        return _show_again(chosen, form)
+
+    def _preview(
+        self,
+        request: HttpRequest,
+        chosen: Selection,
+        form: RolloutForm,
+        devices: QuerySet[Device],
+    ) -> HttpResponse:
+        plan = None
+        if form.is_valid():
+            plan = rollouts.plan(devices, form.options(), timezone.now())
+        forgets = form.is_valid() and not form.cleaned_data["with_aircraft"]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Upgrade firmware",
+            "model_admin": self,  # for the way back in the header
+            "chosen": chosen,
+            "form": form,
+            "preview": preview.of(plan) if plan else None,
+            "digest": plan.digest if plan else "",
+            "forgotten": preview.forgotten_aircraft(devices) if forgets else 0,
+        }
+        return TemplateResponse(request, "admin/fleet/device/upgrade.html", context)
+
+    def _launch(
+        self,
+        request: HttpRequest,
+        chosen: Selection,
+        form: RolloutForm,
+        devices: QuerySet[Device],
+    ) -> HttpResponse:
+        user = request.user if isinstance(request.user, User) else None
+        try:
+            rollout, started = rollouts.launch(
+                devices, form.options(), timezone.now(), user, request.POST.get("plan", "")
+            )
+        except PlanChanged:
+            messages.warning(request, _PLAN_CHANGED)
+            return _show_again(chosen, form)
+        except NothingToUpgrade:
+            messages.warning(request, _NOTHING_STARTED)
+            return _show_again(chosen, form)
+        transaction.on_commit(_start_tick)
+        LogEntry.objects.log_actions(
+            request.user.pk or 0, [rollout], ADDITION, "Started from the list of devices."
+        )
+        messages.success(request, _told(rollout, started))
+        return redirect("admin:ota_rollout_change", rollout.pk)
+
+
+_PLAN_CHANGED = (
+    "Nothing was started: other devices or versions would be upgraded now than the preview showed. "
+    "Please look at it once more."
+)
+_NOTHING_STARTED = (
+    "No rollout was started: none of the devices can be upgraded any more. "
+    "Another rollout may have them already, as when a button is pressed twice."
+)
+
+
+def _latest_upgrades(device_id: str) -> list[tuple[UpgradeTarget, str]]:
+    """Of the device, and of its aircraft if it is a dock; each with its label's colour."""
+    if not device_id.isdecimal():
+        return []
+    found = UpgradeTarget.objects.filter(Q(device=device_id) | Q(task__gateway=device_id))
+    latest = found.select_related("task__rollout", "device").order_by("-pk")[:LATEST]
+    return [(target, states.COLOURS.get(target.task.status, "")) for target in latest]
+
+
+def _assessed(devices: list[Device]) -> list[Device]:
+    """The devices, each with its answer; a fixed number of queries."""
+    for answer in needs.assess(devices, timezone.now()):
+        answer.device.answer = answer  # type: ignore[attr-defined]  # for the columns
+    return devices
+
+
+def _answer(device: Device) -> Answer:
+    answer: Answer = device.answer  # type: ignore[attr-defined]  # put there by _assessed
+    return answer
+
+
+def _reasons(answer: Answer) -> list[str]:
+    if answer.exclusion:
+        return [answer.exclusion.text]
+    return [reason.text for reason in answer.blockers]
+
+
+def _is_seen(request: HttpRequest, form: RolloutForm) -> bool:
+    """Whether the operator saw what these choices mean; says so if not."""
+    if request.POST.get("seen") != form.decision():
+        messages.warning(request, "The choices changed: please look at the preview once more.")
+        return False
+    if form.cleaned_data["allow_downgrade"] and "accept_downgrades" not in request.POST:
+        messages.warning(request, "Nothing was started: the older versions were not accepted.")
+        return False
+    return True
+
+
+def _show_again(chosen: Selection, form: RolloutForm) -> HttpResponse:
+    page = Selection.url(chosen, reverse("admin:fleet_device_upgrade"))
+    return HttpResponseRedirect(f"{page}&{form.urlencoded()}")
+
+
+def _start_tick() -> None:
+    """In a thread of its own: a Redis that is away keeps a caller for seconds, and a page must not wait."""
+    threading.Thread(target=_tick, name="tick", daemon=True).start()
+
+
+def _tick() -> None:
+    """Starts at once what the clock would start within a second."""
+    try:
+        tasks.advance.apply_async(retry=False)
+    except OperationalError as error:
+        logger.warning("the rollout waits for the clock, Redis does not answer: %s", error)
+
+
+def _told(rollout: Rollout, started: Plan) -> str:
+    docks = len(started.tasks)
+    text = f"{rollout} was started for {docks} dock{'' if docks == 1 else 's'}."
+    return f"{text} Left out: {len(started.excluded)}." if started.excluded else text

@@ -1,0 +1,135 @@
+"""What the preview of a rollout shows: counts first, then bounded tables of the plan."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from django.db.models import QuerySet
+
+from fleet.models import Device
+from ota import needs
+from ota.needs import Need
+from ota.rollouts import Excluded, Plan, PlannedTarget, PlannedTask
+
+SHOWN = 200  # rows of each table; with 5,000 devices the counts tell the rest
+
+# Headings; the reasons themselves tell the details of each device.
+_TITLES = {
+    "bridge_down": "Bridge not listening",
+    "offline": "Dock offline",
+    "settling": "Dock just came online",
+    "mode_unknown": "Dock's mode unknown",
+    "busy": "Dock busy",
+    "flight_task": "Flight task",
+    "emergency_stop": "Emergency stop pressed",
+    "4g_enhanced": "4G enhanced transmission on",
+    "foreign_upgrade": "Upgraded by somebody else",
+    "aircraft_unknown": "Aircraft's place unknown",
+    "aircraft_out": "Aircraft not in its dock",
+    "other_aircraft": "Another aircraft in the dock",
+    "not_paired": "Not paired",
+    "battery_unknown": "Battery unknown",
+    "low_battery": "Low battery",
+    "aircraft_busy": "Aircraft busy",
+    "storage_full": "Dock's storage full",
+    "unknown_model": "Model not known yet",
+    "not_behind_dock": "Not behind a dock",
+    "unclaimed": "Not claimed by an organization",
+    "other_organization": "Dock of another organization",
+    "no_package": "No package in the library",
+    "version_unknown": "Version not reported yet",
+    "up_to_date": "Up to date",
+    "downgrade": "Newer than the target",
+    "open_task": "Another upgrade is open",
+}
+
+
+class Table(NamedTuple):
+    """The first rows of something, and how much there is in all."""
+
+    rows: Sequence[Any]
+    docks: int
+    devices: int
+
+    @property
+    def more(self) -> int:
+        return self.docks - len(self.rows)
+
+
+class Group(NamedTuple):
+    """Devices that are left out for one reason."""
+
+    title: str
+    rows: Sequence[Excluded]
+    devices: int
+
+    @property
+    def more(self) -> int:
+        return self.devices - len(self.rows)
+
+
+class Preview(NamedTuple):
+    """A plan as the page shows it."""
+
+    ready: Table
+    waiting: Table
+    waits_for: list[tuple[str, int]]
+    left_out: list[Group]
+    left_out_count: int
+    downgrades: int
+
+    @property
+    def docks(self) -> int:
+        return self.ready.docks + self.waiting.docks
+
+    @property
+    def devices(self) -> int:
+        return self.ready.devices + self.waiting.devices
+
+
+def of(plan: Plan) -> Preview:
+    waiting = [task for task in plan.tasks if task.waits_for]
+    reasons = Counter(_title(reason.code) for task in waiting for reason in task.waits_for)
+    return Preview(
+        ready=_table([task for task in plan.tasks if not task.waits_for]),
+        waiting=_table(waiting),
+        waits_for=reasons.most_common(),
+        left_out=_groups(plan.excluded),
+        left_out_count=len(plan.excluded),
+        downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
+    )
+
+
+def is_downgrade(target: PlannedTarget) -> bool:
+    return target.package.version_number < (target.device.firmware_number or 0)
+
+
+def forgotten_aircraft(chosen: QuerySet[Device]) -> int:
+    """How many aircraft behind the chosen docks need an upgrade and are not chosen."""
+    pks = chosen.values("pk")
+    aircraft = Device.objects.filter(gateway__in=pks).exclude(pk__in=pks)
+    wanting = {Need.REGULAR, Need.CONSISTENCY}
+    return sum(c.devices for c in needs.combinations(aircraft) if c.need in wanting)
+
+
+def _table(tasks: Sequence[PlannedTask]) -> Table:
+    rows = [(task, list(map(_row, task.targets))) for task in islice(tasks, SHOWN)]
+    return Table(rows, len(tasks), sum(len(task.targets) for task in tasks))
+
+
+def _row(target: PlannedTarget) -> tuple[PlannedTarget, bool]:
+    return target, is_downgrade(target)
+
+
+def _groups(excluded: Sequence[Excluded]) -> list[Group]:
+    """The largest group first."""
+    by_code: defaultdict[str, list[Excluded]] = defaultdict(list)
+    for left_out in excluded:
+        by_code[left_out.reason.code].append(left_out)
+    groups = [Group(_title(code), rows[:SHOWN], len(rows)) for code, rows in by_code.items()]
+    return sorted(groups, key=lambda group: -group.devices)
+
+
+def _title(code: str) -> str:
+    return _TITLES.get(code, code.replace("_", " ").capitalize())

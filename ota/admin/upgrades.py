@@ -1,0 +1,185 @@
+"""Upgrade tasks in the console: the list, and the page with a task's whole history."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet, prefetch_related_objects
+from django.forms import Script
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+
+from fleet.labels import NOTHING, ago, label, link
+from ota import errors, rollouts, rows, states
+from ota.admin.rollouts import MAY_CANCEL
+from ota.models import Rollout, TaskEvent, UpgradeTask
+from ota.states import TaskStatus
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+    from django.contrib.admin import SimpleListFilter as DropdownFilter
+else:
+    # Untyped; their classes extend Django's.
+    from unfold.admin import ModelAdmin
+    from unfold.contrib.filters.admin import DropdownFilter
+
+EVENTS = 100  # a page
+NEWEST = 20  # rollouts that the filter offers
+
+
+class RolloutFilter(DropdownFilter):
+    """The newest rollouts; any other is chosen by a link from its page."""
+
+    title = "rollout"
+    parameter_name = "rollout"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        found = [(str(pk), name) for pk, name in Rollout.objects.values_list("pk", "name")[:NEWEST]]
+        chosen = self.value()
+        if chosen and chosen not in dict(found):
+            found.append((chosen, f"Rollout {chosen}"))
+        return found
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.value()
+        if not chosen:
+            return queryset
+        return queryset.filter(rollout=chosen) if chosen.isdecimal() else queryset.none()
+
+
+@admin.register(UpgradeTask)
+class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
+    """History: nobody adds, changes or deletes a task here."""
+
+    list_display = ["dock", "state", "rollout_link", "done", "attempt", "sent", "finished"]
+    list_filter = [("status", ChoicesDropdownFilter), RolloutFilter]
+    list_filter_submit = True
+    list_select_related = ["gateway", "rollout"]
+    list_per_page = 50
+    search_fields = ["gateway__sn", "gateway__callsign", "=bid"]
+    search_help_text = "Serial number or callsign of the dock, or a whole bid"
+    show_full_result_count = False
+    fields = ["bid"]  # the page shows the rest in its own way
+
+    class Media:
+        css = {"all": ["ota/rollout.css"]}
+        js = [Script("ota/rollout.js", defer=True)]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: UpgradeTask | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: UpgradeTask | None = None) -> bool:
+        return False
+
+    @admin.display(description="Dock", ordering="gateway__sn")
+    def dock(self, task: UpgradeTask) -> str:
+        return str(task.gateway)
+
+    @admin.display(description="Status", ordering="status")
+    def state(self, task: UpgradeTask) -> SafeString:
+        return label(task.get_status_display(), states.COLOURS.get(task.status, ""))
+
+    @admin.display(description="Rollout", ordering="rollout")
+    def rollout_link(self, task: UpgradeTask) -> SafeString:
+        return link(reverse("admin:ota_rollout_change", args=[task.rollout_id]), task.rollout)
+
+    @admin.display(description="Percent", ordering="percent")
+    def done(self, task: UpgradeTask) -> str | SafeString:
+        return NOTHING if task.percent is None else f"{task.percent} %"
+
+    @admin.display(description="Sent", ordering="sent_at")
+    def sent(self, task: UpgradeTask) -> SafeString:
+        return ago(task.sent_at) if task.sent_at else NOTHING
+
+    @admin.display(description="Finished", ordering="finished_at")
+    def finished(self, task: UpgradeTask) -> SafeString:
+        return ago(task.finished_at) if task.finished_at else NOTHING
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[UpgradeTask]:
+        found: QuerySet[UpgradeTask] = super().get_queryset(request)
+        return found.select_related("gateway", "rollout")
+
+    def get_urls(self) -> list[URLPattern]:
+        cancel = require_POST(self.admin_site.admin_view(self.cancel))
+        own = path("<int:pk>/cancel/", cancel, name="ota_upgradetask_cancel")
+        return [own, *super().get_urls()]
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        task: UpgradeTask = context["original"]
+        user = request.user
+        context |= _page(task, request.GET.get("page")) | {
+            "may_cancel": user.has_perm(MAY_CANCEL) and task.status == TaskStatus.PENDING,
+            "may_watch": user.has_perm("ota.view_rollout"),
+        }
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
+
+    def cancel(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Cancels a task whose command was not sent yet."""
+        if not (self.has_view_permission(request) and request.user.has_perm(MAY_CANCEL)):
+            raise PermissionDenied
+        task = get_object_or_404(UpgradeTask, pk=pk)
+        if rollouts.cancel_tasks([pk], timezone.now(), request.user):  # type: ignore[arg-type]
+            self.log_change(request, task, "Canceled before it was issued.")
+            self.message_user(request, "Canceled.", messages.SUCCESS)
+        else:
+            text = (
+                "Not canceled: it does not wait any more, and a running upgrade cannot be stopped."
+            )
+            self.message_user(request, text, messages.WARNING)
+        return redirect("admin:ota_upgradetask_change", pk)
+
+
+def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
+    """What the page shows: a handful of queries, however long the history."""
+    events = _events(task, wanted)
+    prefetch_related_objects([task], "targets__device__model", "targets__package")
+    return {
+        "title": str(task),
+        "subtitle": None,
+        "row": rows.in_words([task], task.rollout)[0],
+        "targets": task.targets.all(),
+        "events": [_line(event) for event in events],
+        "page": events,
+        "socket": f"/ws/rollouts/{task.rollout_id}/?task={task.pk}",
+    }
+
+
+def _events(task: UpgradeTask, wanted: str | None) -> Page[TaskEvent]:
+    """A page of the history in its order; the last one, the newest, if none is asked for."""
+    paginator = Paginator(task.events.select_related("actor").order_by("pk"), EVENTS)
+    return paginator.get_page(wanted if wanted is not None else paginator.num_pages)
+
+
+def _line(event: TaskEvent) -> dict[str, Any]:
+    """A line of the history, in words."""
+    reported = [
+        "" if event.percent is None else f"{event.percent} %",
+        rows.step(event.step),
+        rows.rate(event.rate),
+    ]
+    advice = errors.advice(event.result)
+    return {
+        "event": event,
+        "from_status": _status(event.from_status),
+        "to_status": _status(event.to_status),
+        "colour": states.COLOURS.get(event.to_status, ""),
+        "progress": " · ".join(part for part in reported if part),
+        "advice": advice,
+        "text": event.text if event.text != advice else "",
+    }
+
+
+def _status(word: str) -> str:
+    return str(TaskStatus(word).label) if word in TaskStatus.values else word

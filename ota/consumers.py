@@ -1,0 +1,220 @@
+"""Live updates to browsers: one rollout, as far as a browser shows it.
+
+A browser is told the full state of its page when it comes, when it turns the page, and now and
+then; in between only what changed. Everything is sent on the beat of one clock, four times a
+second at most, so that browsers which show the same share what is read from the database.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from importlib import import_module
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+from weakref import WeakKeyDictionary
+
+from channels.auth import get_user
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth.models import User
+
+from ota import live, rows
+from ota.models import Rollout
+from ota.rows import View
+
+logger = logging.getLogger(__name__)
+
+BEAT = 0.25  # s
+# After this time permission is looked at again and the page is sent anew: what Redis lost while
+# it was away is put right by it.
+REFRESH = 30.0  # s
+# How many updates a browser may be behind, if it tells what it has taken in.
+AHEAD = 4
+
+ANONYMOUS, FORBIDDEN, UNKNOWN, FAILED = 4401, 4403, 4404, 1011
+
+_Shown = tuple[int, ...] | None
+
+
+class _Wanted(NamedTuple):
+    """What to read for a browser; ``shown`` is None where it knows nothing yet."""
+
+    rollout_id: int
+    view: View
+    shown: _Shown
+    changed: frozenset[int]
+
+
+class _Update(NamedTuple):
+    text: str
+    shown: tuple[int, ...]
+
+
+class _Reading(NamedTuple):
+    started_at: float
+    update: asyncio.Task[_Update]
+
+
+_readings: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Wanted, _Reading]]
+_readings = WeakKeyDictionary()
+
+
+class RolloutConsumer(AsyncWebsocketConsumer):
+    """One browser that watches one rollout.
+
+    It says what it shows as ``{"page": 2, "status": "failed"}``, in the query string or later on.
+    ``{"seen": 1}`` after each update is optional and keeps it from being sent more than it takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._view = View()
+        self._shown: _Shown = None  # None: nothing yet, or not this view
+        self._changed: set[int] = set()
+        self._has_news = True
+        self._news_at = 0.0
+        self._behind: int | None = None  # None: the browser does not tell
+        self._wake = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        self._rollout_id: int = self.scope["url_route"]["kwargs"]["rollout_id"]
+        code = await self._refusal() or await self._absence()
+        if code:
+            await self.close(code)
+            return
+        # Another page than the first is a wish; a wrong one is no reason to refuse.
+        with contextlib.suppress(ValueError):
+            self._view = rows.view(dict(parse_qsl(self.scope["query_string"].decode("latin-1"))))
+        await self.channel_layer.group_add(live.group(self._rollout_id), self.channel_name)
+        self._tell()
+        await self.accept()
+        self._sender = asyncio.create_task(self._send_for_ever())
+
+    async def disconnect(self, code: int) -> None:
+        if self._sender:
+            self._sender.cancel()
+            await self.channel_layer.group_discard(live.group(self._rollout_id), self.channel_name)
+
+    async def tasks_changed(self, event: dict[str, Any]) -> None:
+        """From ``live.announce``; only what this browser shows is kept."""
+        ids = set(event["ids"])
+        self._changed |= ids if self._shown is None else ids.intersection(self._shown)
+        self._tell()
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        try:
+            self._take(json.loads(text_data or ""))
+        except (ValueError, RecursionError) as error:
+            problem = f"not understood: {error}"[:200]
+            await self.send(json.dumps({"type": "error", "text": problem}))
+
+    def _take(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            raise ValueError("expected an object")  # noqa: TRY004  # as any other wrong value
+        if "seen" in message:
+            self._behind = max((self._behind or 0) - 1, 0)
+            self._wake.set()
+        else:
+            self._view = rows.view(message)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Has all of the view sent again."""
+        self._shown = None
+        self._changed.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tells the sender that there is news."""
+        self._has_news, self._news_at = True, time.monotonic()
+        self._wake.set()
+
+    async def _refusal(self) -> int | None:
+        """Why this user may not watch, by the session as it is stored now."""
+        store = import_module(settings.SESSION_ENGINE).SessionStore
+        session = store(self.scope["session"].session_key)
+        user = await get_user({**self.scope, "session": session})
+        if not isinstance(user, User):
+            return ANONYMOUS
+        return None if await database_sync_to_async(_may_watch)(user) else FORBIDDEN
+
+    async def _absence(self) -> int | None:
+        exists = database_sync_to_async(Rollout.objects.filter(pk=self._rollout_id).exists)
+        return None if await exists() else UNKNOWN
+
+    async def _send_for_ever(self) -> None:
+        """Sends what is new on each beat, until the browser leaves or may not watch any more."""
+        try:
+            code = await self._send_until_refused()
+        except Exception:
+            logger.exception("live updates of rollout %s end", self._rollout_id)
+            code = FAILED
+        await self.close(code)
+
+    async def _send_until_refused(self) -> int:
+        refresh_at = time.monotonic() + REFRESH
+        while True:
+            await self._next_beat(refresh_at)
+            if time.monotonic() >= refresh_at:
+                if code := await self._refusal():
+                    return code
+                refresh_at = time.monotonic() + REFRESH
+                self._forget()
+            if self._has_news and not self._is_too_far_behind:
+                await self._send_news()
+
+    @property
+    def _is_too_far_behind(self) -> bool:
+        return self._behind is not None and self._behind >= AHEAD
+
+    async def _next_beat(self, until: float) -> None:
+        """Waits for something to do, but not for ever, and then for the beat."""
+        self._wake.clear()
+        if not self._has_news or self._is_too_far_behind:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._wake.wait()
+        await asyncio.sleep(BEAT - time.monotonic() % BEAT)
+
+    async def _send_news(self) -> None:
+        changed = frozenset(self._changed if self._shown is not None else ())
+        wanted = _Wanted(self._rollout_id, self._view, self._shown, changed)
+        self._has_news = False
+        self._changed.clear()
+        update = await _read(wanted, self._news_at)
+        if wanted.view == self._view:
+            self._shown = update.shown
+        await self.send(update.text)
+        if self._behind is not None:
+            self._behind += 1
+
+
+def _may_watch(user: User) -> bool:
+    return user.is_active and user.is_staff and user.has_perm("ota.view_rollout")
+
+
+async def _read(wanted: _Wanted, news_at: float) -> _Update:
+    """Browsers that want the same share what is read, if the reading began after their news."""
+    now = time.monotonic()
+    readings = _readings.setdefault(asyncio.get_running_loop(), {})
+    for key in [key for key, reading in readings.items() if now - reading.started_at > BEAT]:
+        del readings[key]
+    reading = readings.get(wanted)
+    if reading is None or reading.started_at < news_at:
+        task = asyncio.create_task(database_sync_to_async(_update)(wanted))
+        reading = readings[wanted] = _Reading(now, task)
+    # The others still want it when the browser that asked first has left.
+    return await asyncio.shield(reading.update)
+
+
+def _update(wanted: _Wanted) -> _Update:
+    rollout_id, view, shown, changed = wanted
+    if shown is None:
+        state = rows.full(rollout_id, view)
+    else:
+        state = rows.changes(rollout_id, view, shown, changed)
+    return _Update(json.dumps(state.document), state.shown)

@@ -1,0 +1,49 @@
+"""What docks say about upgrades."""
+
+from collections.abc import Iterator, Sequence
+
+from django.db.models import Q
+from django.utils import timezone
+
+from mqtt_bridge.envelope import Message, Nothing, Reply, result
+from mqtt_bridge.router import on
+from mqtt_bridge.topics import Kind
+from ota import messages as ota_messages
+from ota import states
+from ota.messages import Report
+from ota.models import UpgradeTask
+from ota.upgrades import proof, reports
+
+
+@on(Kind.STATE, data=Nothing)
+@on(Kind.OSD, data=Nothing)
+def reported(messages: Sequence[Message[Nothing]]) -> Sequence[Reply]:
+    """A report may be the proof of an upgrade; what it says is stored by then."""
+    senders = {message.sn for message in messages}
+    concerned = Q(gateway__sn__in=senders) | Q(targets__device__sn__in=senders)
+    in_flight = UpgradeTask.objects.in_flight().filter(concerned)
+    proof.confirm(UpgradeTask.objects.filter(pk__in=in_flight.values("pk")), timezone.now())
+    return ()
+
+
+@on(Kind.SERVICES_REPLY, ota_messages.METHOD, data=Report)
+@on(Kind.SERVICES_REPLY, "", data=Report)
+def replied(messages: Sequence[Message[Report]]) -> Sequence[Reply]:
+    """Some firmware leaves the method out; the ``bid`` tells whose reply it is."""
+    reports.record_replies(messages, timezone.now())
+    return ()
+
+
+@on(Kind.EVENTS, "ota_progress", data=Report)
+def progressed(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
+    """Answered where the dock asks for it, and at the end in any case."""
+    reports.record_progress(messages, timezone.now())
+    for message in messages:
+        if message.need_reply or message.data.status in states.TERMINAL:
+            yield message.reply(result(0))
+
+
+@on(Kind.EVENTS, "", data=Report)
+def progressed_without_method(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
+    """Some firmware leaves the method out; progress is known by its shape."""
+    yield from progressed([m for m in messages if m.data.output and m.data.output.progress])

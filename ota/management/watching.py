@@ -1,0 +1,107 @@
+"""Follows a rollout to its end: live on a terminal, silent elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from django.utils import timezone
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fleet.terminal import table, visible
+from ota import rollouts, status
+from ota.models import Rollout
+from ota.states import IN_FLIGHT, TERMINAL
+
+PAUSE = 0.5  # s between two looks
+MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
+_WIDTH = 24  # columns of a bar
+
+Show = Callable[[dict[str, int]], None]
+
+
+def watch(rollout: Rollout, console: Console | None, seconds: float | None = None) -> bool:
+    """Waits until all tasks have ended, and shows them on the way if the console is a terminal.
+
+    Returns whether they have; not if ``seconds`` were over before.
+    """
+    until = time.monotonic() + seconds if seconds is not None else float("inf")
+    with _shown(rollout, console) as show:
+        while True:
+            found = status.counts(rollout)
+            show(found)
+            if status.is_over(found):
+                rollouts.finish(timezone.now())  # or it would read as running until the next tick
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(min(PAUSE, max(0.0, until - time.monotonic())))
+
+
+@contextmanager
+def _shown(rollout: Rollout, console: Console | None) -> Iterator[Show]:
+    if console is None or not console.is_terminal:
+        yield lambda found: None
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda found: live.update(_view(rollout, found), refresh=True)
+
+
+def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
+    """How far all are, and those that are upgrading now."""
+    running = rollout.tasks.filter(status__in=IN_FLIGHT).order_by("pk")[:MOST_ROWS]
+    tasks = running.select_related("gateway").prefetch_related("targets__device")
+    return Group(
+        Text(visible(rollout.name), style="bold"),
+        summary(found, with_bar=True),
+        tasks_table(status.of_tasks(tasks), with_bars=True),
+    )
+
+
+def summary(found: dict[str, int], *, with_bar: bool = False) -> RenderableType:
+    """How many tasks have each status, as ``5 tasks: 3 ok, 2 pending``."""
+    total, ended = sum(found.values()), sum(found[each] for each in TERMINAL)
+    parts = ", ".join(f"{count} {name}" for name, count in found.items() if count)
+    text = Text(f"{total} {'task' if total == 1 else 'tasks'}: {parts}")
+    if not with_bar:
+        return text
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total or 1, ended, width=_WIDTH), text)
+    return grid
+
+
+def tasks_table(tasks: list[status.Document], *, with_bars: bool = False) -> Table:
+    """One row a task."""
+    return table(
+        ["Dock", "Status", "Progress", "Step", "Attempt", "Upgrades", "Remarks"],
+        [
+            (
+                task["gateway_sn"],
+                task["status"],
+                _progress(task["percent"], with_bar=with_bars),
+                task["step"],
+                task["attempt"],
+                "; ".join(_upgrade(target) for target in task["targets"]),
+                task["advice"] or task["message"] or _waits_for(task),
+            )
+            for task in tasks
+        ],
+    )
+
+
+def _waits_for(task: status.Document) -> str:
+    return "; ".join(reason["text"] for reason in task["waits_for"])
+
+
+def _progress(percent: int | None, *, with_bar: bool) -> object:
+    if with_bar:
+        return ProgressBar(100, percent or 0, width=_WIDTH)
+    return None if percent is None else f"{percent} %"
+
+
+def _upgrade(target: status.Document) -> str:
+    proof = ", proven" if target["confirmed"] else ""
+    return f"{target['sn']} {target['from_version']} to {target['to_version']} ({target['upgrade_type']}{proof})"

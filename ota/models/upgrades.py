@@ -1,0 +1,245 @@
+"""Upgrade tasks, what they upgrade, and their history."""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models, transaction
+
+from fleet.models import Device
+from mqtt_bridge import bulk
+from ota import errors, states
+from ota.models.packages import FirmwarePackage
+from ota.models.rollouts import Rollout
+from ota.states import TaskStatus
+
+
+def new_bid() -> str:
+    return str(uuid.uuid4())
+
+
+class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
+    def open(self) -> Self:
+        return self.filter(status__in=states.OPEN)
+
+    def in_flight(self) -> Self:
+        return self.filter(status__in=states.IN_FLIGHT)
+
+    def waiting(self) -> Self:
+        """Not issued yet, in a rollout that runs."""
+        return self.filter(status=TaskStatus.PENDING, rollout__status=Rollout.Status.RUNNING)
+
+    def move(
+        self,
+        pks: Iterable[int],
+        target: TaskStatus,
+        now: dt.datetime,
+        text: str = "",
+        *,
+        only_from: Iterable[TaskStatus] | None = None,
+        actor: Any = None,
+        result: int | None = None,
+        **fields: Any,
+    ) -> list[int]:
+        """The one place that writes a status: those tasks that may move do, with a line of history.
+
+        ``result`` is the device's code, kept in both; ``fields`` are set along with the status.
+        Returns the primary keys that moved; a task that is elsewhere already, or at its end, is
+        left alone.
+        """
+        wanted = list(pks)
+        if not wanted:
+            return []
+        allowed = set(states.sources(target)) & set(only_from or TaskStatus)
+        if result is not None:
+            fields["result"] = result
+        if target in states.TERMINAL:
+            why = "" if target == TaskStatus.OK else text[:500]
+            fields |= {"finished_at": now, "waits_for": [], "due_at": None, "message": why}
+        with transaction.atomic():
+            rows = self.filter(pk__in=wanted, status__in=allowed).order_by("pk")
+            found = dict(rows.select_for_update().values_list("pk", "status"))
+            if found:
+                fields |= {"status": target, "status_at": now}
+                UpgradeTask.objects.filter(pk__in=found).update(**fields)
+                line = {"kind": TaskEvent.Kind.STATUS, "at": now, "to_status": target}
+                line |= {"text": text, "actor": actor, "result": result}
+                bulk.insert(
+                    TaskEvent(task_id=pk, from_status=source, **line)
+                    for pk, source in found.items()
+                )
+        return list(found)
+
+
+class UpgradeTask(models.Model):
+    """One ``ota_create`` to one gateway, followed to its end; upgrades one or two devices."""
+
+    Status = TaskStatus
+
+    rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="tasks")
+    gateway = models.ForeignKey(Device, models.PROTECT, related_name="tasks", verbose_name="dock")
+    bid = models.CharField(max_length=64, unique=True, default=new_bid)
+    status = models.CharField(max_length=12, choices=TaskStatus, default=TaskStatus.PENDING)
+    status_at = models.DateTimeField()
+    attempt = models.PositiveSmallIntegerField(
+        default=0, help_text="How often the command was sent."
+    )
+
+    # Before the command: what it waits for, when that was last looked at and when to look again.
+    waits_for = models.JSONField(default=list, blank=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True)
+    is_ready = models.BooleanField(default=False)
+    ready_at = models.DateTimeField(null=True, blank=True)
+
+    # After it: by our clock, except ``progress_at``, the device's, which orders its reports.
+    sent_at = models.DateTimeField(null=True, blank=True)
+    replied_at = models.DateTimeField(null=True, blank=True)
+    progress_at = models.DateTimeField(null=True, blank=True)
+    progress_seen_at = models.DateTimeField(null=True, blank=True)
+    device_ok_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    percent = models.SmallIntegerField(null=True, blank=True)
+    step = models.CharField(max_length=64, blank=True)
+    rate = models.BigIntegerField(null=True, blank=True, help_text="Bytes a second.")
+    result = models.IntegerField(null=True, blank=True)
+    message = models.CharField(max_length=500, blank=True)
+
+    objects = UpgradeTaskQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway"],
+                condition=models.Q(status__in=sorted(states.OPEN)),
+                name="one_open_task_for_a_gateway",
+            )
+        ]
+        indexes = [
+            models.Index(fields=["rollout", "status", "id"], name="task_rollout_status"),
+            models.Index(fields=["status", "due_at"], name="task_status_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Upgrade of {self.gateway}"
+
+    @property
+    def tid(self) -> str:
+        """The id of the last command sent; each attempt has its own, the ``bid`` stays."""
+        return str(uuid.uuid5(uuid.UUID(self.bid), str(self.attempt)))
+
+    @property
+    def is_dock_silent(self) -> bool:
+        """Whether the dock has not been heard since the last command went out."""
+        seen = self.gateway.last_seen_at
+        return (
+            self.attempt > 0 and self.sent_at is not None and (seen is None or seen < self.sent_at)
+        )
+
+    @property
+    def advice(self) -> str | None:
+        return errors.advice(self.result)
+
+
+class UpgradeTarget(models.Model):
+    """One device inside a task: from, to, how, and the proof."""
+
+    class Type(models.TextChoices):
+        REGULAR = "regular", "Regular"
+        CONSISTENCY = "consistency", "Consistency"
+
+    # Cloud API, firmware_upgrade_type.
+    WIRE_TYPES = {Type.REGULAR: 3, Type.CONSISTENCY: 2}
+
+    task = models.ForeignKey(UpgradeTask, models.CASCADE, related_name="targets")
+    device = models.ForeignKey(Device, models.PROTECT, related_name="upgrades")
+    package = models.ForeignKey(FirmwarePackage, models.PROTECT, related_name="targets")
+    upgrade_type = models.CharField(max_length=12, choices=Type)
+    from_version = models.CharField(max_length=64)
+    to_version = models.CharField(max_length=64)
+    reported_version = models.CharField(max_length=64, blank=True)
+    confirmed_at = models.DateTimeField("proven", null=True, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["task", "device"], name="device_once_in_a_task")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.device}: {self.from_version} to {self.to_version}"
+
+    @property
+    def is_confirmed(self) -> bool:
+        return self.confirmed_at is not None
+
+
+class TaskEvent(models.Model):
+    """One line of a task's history; written once, never changed."""
+
+    class Kind(models.TextChoices):
+        STATUS = "status", "Status"
+        COMMAND = "command", "Command"
+        REPLY = "reply", "Reply"
+        PROGRESS = "progress", "Progress"
+        NOTE = "note", "Note"
+
+    task = models.ForeignKey(UpgradeTask, models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=10, choices=Kind)
+    # Equal for repeated deliveries of one message, so that each stands here once.
+    key = models.CharField(max_length=32, null=True, unique=True)  # noqa: DJ001  # many without one
+    reported_at = models.DateTimeField("device's clock", null=True)
+    tid = models.CharField(max_length=64, blank=True)
+    bid = models.CharField(max_length=64, blank=True)
+    from_status = models.CharField(max_length=12, blank=True)
+    to_status = models.CharField(max_length=12, blank=True)
+    device_status = models.CharField(max_length=64, blank=True)
+    percent = models.SmallIntegerField(null=True)
+    step = models.CharField(max_length=64, blank=True)
+    rate = models.BigIntegerField(null=True)
+    result = models.IntegerField(null=True)
+    is_late = models.BooleanField(
+        default=False, help_text="Came after a newer report or after the end."
+    )
+    text = models.CharField(max_length=500, blank=True)
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True)
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class ForeignUpgrade(models.Model):
+    """An upgrade of a dock that we did not start (Pilot 2, another server); blocks ours."""
+
+    gateway = models.ForeignKey(
+        Device, models.CASCADE, related_name="foreign_upgrades", verbose_name="dock"
+    )
+    bid = models.CharField(max_length=64, blank=True)
+    device_status = models.CharField(max_length=64, blank=True)
+    percent = models.SmallIntegerField(null=True)
+    step = models.CharField(max_length=64, blank=True)
+    result = models.IntegerField(null=True)
+    first_seen_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    progress_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway"],
+                condition=models.Q(finished_at=None),
+                name="one_open_foreign_upgrade",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"Foreign upgrade of {self.gateway}"

@@ -1,0 +1,336 @@
+"""What a device needs, and what blocks it now: one answer for preview, commands, console and launch.
+
+The table is the Cloud API's: another version wants a regular upgrade, the same version with
+``compatible_status`` 1 a consistency upgrade, and regular goes before consistency because it puts
+the modules right too. "Up to date" is equality; a lower target is a downgrade and never implied.
+"""
+
+import datetime as dt
+import enum
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db.models import Count, Q, QuerySet
+
+from fleet import versions
+from fleet.models import Device, DeviceModel
+from mqtt_bridge.models import BridgeSession
+from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget
+from ota.states import OPEN, PackageState
+
+LOW_BATTERY = 20  # percent; the device refuses at or below it (312704)
+IDLE = 0
+IDLE_STEP = 5
+AIRCRAFT_IDLE = {0, 14}  # standby; not connected, as when it sleeps in the dock
+
+_DOCK_MODES = {
+    1: "debugged on site",
+    2: "debugged remotely",
+    3: "upgrading firmware",
+    4: "working",
+    5: "waiting to be calibrated",
+}
+
+
+class Need(enum.StrEnum):
+    """What a device needs, compared with the library."""
+
+    REGULAR = "regular"
+    CONSISTENCY = "consistency"
+    NONE = "none"
+    UNKNOWN = "unknown"
+    DOWNGRADE = "downgrade"
+
+
+class Reason(NamedTuple):
+    """Why something waits or is left out: a code for scripts, a text for people."""
+
+    code: str
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        return self._asdict()
+
+
+class Answer(NamedTuple):
+    """What one device needs, with which package, what blocks it now and what excludes it for good."""
+
+    device: Device
+    need: Need
+    package: FirmwarePackage | None
+    blockers: list[Reason]
+    exclusion: Reason | None
+
+    @property
+    def upgrade_type(self) -> UpgradeTarget.Type:
+        is_consistency = self.need is Need.CONSISTENCY
+        return UpgradeTarget.Type.CONSISTENCY if is_consistency else UpgradeTarget.Type.REGULAR
+
+
+class Library:
+    """The available packages by model, newest first; one query."""
+
+    def __init__(self) -> None:
+        self._packages: defaultdict[int, list[FirmwarePackage]] = defaultdict(list)
+        fits = FirmwarePackage.models.through.objects.select_related("firmwarepackage")
+        available = fits.filter(firmwarepackage__state=PackageState.AVAILABLE)
+        for row in available.order_by("-firmwarepackage__version_number", "-firmwarepackage"):
+            self._packages[row.devicemodel_id].append(row.firmwarepackage)
+
+    def package(self, model_id: int | None, number: int | None = None) -> FirmwarePackage | None:
+        """The newest package of a model, or the one of a version (as a number)."""
+        found = self._packages.get(model_id or 0, [])
+        return next((p for p in found if number is None or p.version_number == number), None)
+
+    def versions(self) -> list[str]:
+        """All versions, newest first."""
+        found = {p.version_number: p.version for ps in self._packages.values() for p in ps}
+        return [found[number] for number in sorted(found, reverse=True)]
+
+
+class Situation:
+    """What several devices' answers share, read once: five queries."""
+
+    def __init__(self, now: dt.datetime) -> None:
+        self.now = now
+        self.library = Library()
+        self.is_heard = BridgeSession.objects.listening_since(now) is not None
+        self.foreign = set(
+            ForeignUpgrade.objects.filter(finished_at=None).values_list("gateway_id", flat=True)
+        )
+        # What open tasks upgrade: by device the tasks, for an aircraft may have changed its dock.
+        self.tasks: defaultdict[int, set[int]] = defaultdict(set)
+        self.opened: set[int] = set()
+        opened = UpgradeTarget.objects.filter(task__status__in=OPEN)
+        for device, task, gateway in opened.values_list("device_id", "task_id", "task__gateway_id"):
+            self.tasks[device].add(task)
+            self.opened.add(gateway or 0)
+        self.in_use: defaultdict[int, list[Device]] = defaultdict(list)
+        for aircraft in _aircraft_in_use():
+            self.in_use[aircraft.gateway_id or 0].append(aircraft)
+
+
+def _aircraft_in_use() -> QuerySet[Device]:
+    """Aircraft that are on and either do something or are not in their dock."""
+    awake = Device.objects.filter(presence=Device.Presence.ONLINE, gateway__isnull=False)
+    is_busy = Q(mode_code__isnull=False) & ~Q(mode_code__in=AIRCRAFT_IDLE)
+    return awake.filter(is_busy | Q(gateway__drone_in_dock=0))
+
+
+def need(
+    library: Library,
+    model_id: int | None,
+    number: int | None,
+    compatible: int | None,
+    to: int | None = None,
+) -> tuple[Need, FirmwarePackage | None]:
+    """The decision table for a model, a reported version and ``compatible_status``.
+
+    ``to`` asks for a version instead of the newest; the package is the one to install, if any.
+    """
+    package = library.package(model_id, to)
+    if not number or package is None:
+        return Need.UNKNOWN, package
+    if package.version_number > number:
+        return Need.REGULAR, package
+    if package.version_number < number:
+        return Need.DOWNGRADE, package
+    return (Need.CONSISTENCY if compatible == 1 else Need.NONE), package
+
+
+def assess(
+    devices: QuerySet[Device] | Sequence[Device],
+    now: dt.datetime,
+    *,
+    to: str = "",
+    allow_downgrade: bool = False,
+) -> list[Answer]:
+    """The answer for each device; six queries at most, whatever their number."""
+    if isinstance(devices, QuerySet):
+        devices = list(devices.select_related("model", "organization", "site", "gateway__model"))
+    situation = Situation(now)
+    number = versions.number(to) if to else None
+    return [_answer(device, situation, number, allow_downgrade) for device in devices]
+
+
+def _answer(device: Device, situation: Situation, to: int | None, allow_downgrade: bool) -> Answer:
+    found, package = need(
+        situation.library, device.model_id, device.firmware_number, device.compatible_status, to
+    )
+    exclusion = _never(device) or _not_needed(device, found, package, allow_downgrade)
+    gateway = gateway_of(device)
+    is_open = (gateway and gateway.pk in situation.opened) or situation.tasks.get(device.pk)
+    if exclusion is None and is_open:
+        exclusion = Reason("open_task", "another upgrade of this dock is open")
+    packages = [package] if package else []
+    blocked = (
+        blockers(situation, gateway, device if device != gateway else None, packages)
+        if gateway
+        else []
+    )
+    return Answer(device, found, package, blocked, exclusion)
+
+
+def gateway_of(device: Device) -> Device | None:
+    """The dock that takes commands for a device: itself, or the one that it belongs to."""
+    if device.is_dock:
+        return device
+    return device.gateway if device.gateway and device.gateway.is_dock else None
+
+
+def _never(device: Device) -> Reason | None:
+    """What no upgrade would change by waiting."""
+    if device.model is None or device.kind == DeviceModel.Kind.UNKNOWN:
+        return Reason("unknown_model", "its model is not known yet")
+    if device.kind == DeviceModel.Kind.RC or gateway_of(device) is None:
+        return Reason(
+            "not_behind_dock", "only docks, and aircraft behind a dock, are upgraded from here"
+        )
+    gateway = gateway_of(device)
+    if device.organization_id is None or (gateway and gateway.organization_id is None):
+        return Reason("unclaimed", "it is not bound to an organization")
+    if gateway and gateway.organization_id != device.organization_id:
+        return Reason("other_organization", "its dock belongs to another organization")
+    return None
+
+
+def _not_needed(
+    device: Device, found: Need, package: FirmwarePackage | None, allow_downgrade: bool
+) -> Reason | None:
+    if package is None:
+        return Reason("no_package", f"no available package fits {device.model}")
+    if found is Need.UNKNOWN:
+        return Reason("version_unknown", "it has not reported a firmware version yet")
+    if found is Need.NONE:
+        return Reason("up_to_date", f"it has {device.firmware_version} already")
+    if found is Need.DOWNGRADE and not allow_downgrade:
+        return Reason("downgrade", f"{device.firmware_version} is newer than {package.version}")
+    return None
+
+
+def blockers(
+    situation: Situation,
+    gateway: Device,
+    aircraft: Device | None,
+    packages: Iterable[FirmwarePackage],
+) -> list[Reason]:
+    """What must clear before the command is issued (Cloud API: conditions of ota_create).
+
+    What a dock has not told yet blocks where a wrong guess would hurt: its mode, and for its
+    aircraft whether that is inside and charged.
+    """
+    found = [*_link_blockers(situation, gateway), *_dock_blockers(gateway, situation)]
+    if aircraft is not None:
+        found += _aircraft_blockers(gateway, aircraft)
+    found += _flight_blockers(situation, gateway)
+    if not _has_room(gateway, packages):
+        found.append(
+            Reason("storage_full", "the dock has too little free storage for the packages")
+        )
+    return list({reason.code: reason for reason in found}.values())
+
+
+def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
+    if not situation.is_heard:
+        yield Reason("bridge_down", "the MQTT bridge is not listening")
+    settled = gateway.settled_at(settings.SETTLE_TIME)
+    if not gateway.is_online:
+        yield Reason("offline", "the dock is offline")
+    elif settled and settled > situation.now:
+        yield Reason("settling", "the dock has only just come online")
+
+
+def _dock_blockers(gateway: Device, situation: Situation) -> Iterable[Reason]:
+    mode, step = gateway.mode_code, gateway.flighttask_step_code
+    if mode is None:
+        yield Reason("mode_unknown", "the dock has not reported its mode yet")
+    elif mode != IDLE:
+        yield Reason("busy", f"the dock is {_DOCK_MODES.get(mode, f'in mode {mode}')}")
+    if step not in {None, IDLE_STEP}:
+        yield Reason("flight_task", f"the dock has a flight task (step {step})")
+    if gateway.emergency_stop_state:
+        yield Reason("emergency_stop", "the dock's emergency stop is pressed")
+    if gateway.link_workmode:
+        yield Reason("4g_enhanced", "4G enhanced transmission is on")
+    if gateway.pk in situation.foreign:
+        yield Reason("foreign_upgrade", "somebody else is upgrading this dock")
+
+
+def _aircraft_blockers(gateway: Device, aircraft: Device) -> Iterable[Reason]:
+    battery = _battery(gateway, aircraft)
+    if gateway.drone_in_dock is None:
+        yield Reason("aircraft_unknown", "the dock has not reported whether the aircraft is inside")
+    elif gateway.drone_in_dock != 1:
+        yield Reason("aircraft_out", "the aircraft is not in the dock")
+    if gateway.sub_device_sn not in {"", aircraft.sn}:
+        yield Reason(
+            "other_aircraft", f"the dock reports another aircraft, {gateway.sub_device_sn}"
+        )
+    if gateway.sub_device_paired == 0:
+        yield Reason("not_paired", "dock and aircraft are not paired")
+    if battery is None:
+        yield Reason("battery_unknown", "the aircraft's battery has not been reported yet")
+    elif battery <= LOW_BATTERY:
+        yield Reason(
+            "low_battery",
+            f"the aircraft's battery is at {battery} %, needs more than {LOW_BATTERY} %",
+        )
+
+
+def _battery(gateway: Device, aircraft: Device) -> int | None:
+    """The lowest of what is reported: by the dock, and by the aircraft while it is on."""
+    told = [gateway.battery_percent, aircraft.battery_percent if aircraft.is_online else None]
+    return min((percent for percent in told if percent is not None), default=None)
+
+
+def _flight_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
+    """A dock restarts when it is upgraded: not while its aircraft is in use, upgraded too or not."""
+    for aircraft in situation.in_use[gateway.pk]:
+        if aircraft.mode_code not in {None, *AIRCRAFT_IDLE}:
+            yield Reason("aircraft_busy", f"the aircraft is in mode {aircraft.mode_code}")
+        else:
+            yield Reason("aircraft_out", "the aircraft is on and not in the dock")
+
+
+def _has_room(gateway: Device, packages: Iterable[FirmwarePackage]) -> bool:
+    """Whether the dock's free storage (KB) holds the packages (bytes); yes where it is not told."""
+    if gateway.storage_total is None or gateway.storage_used is None:
+        return True
+    free = (gateway.storage_total - gateway.storage_used) * 1024
+    return free >= sum(package.size for package in packages)
+
+
+class Combination(NamedTuple):
+    """Devices that share model, version and ``compatible_status`` share their need."""
+
+    model_id: int | None
+    firmware_number: int | None
+    compatible_status: int | None
+    devices: int
+    need: Need
+
+
+def combinations(devices: QuerySet[Device]) -> list[Combination]:
+    """The combinations among the devices with their need; two queries, whatever their number."""
+    library = Library()
+    keys = ("model_id", "firmware_number", "compatible_status")
+    rows = devices.order_by().values_list(*keys).annotate(devices=Count("pk"))
+    return [
+        Combination(model, number, compatible, count, need(library, model, number, compatible)[0])
+        for model, number, compatible, count in rows
+    ]
+
+
+def having(devices: QuerySet[Device], *wanted: Need) -> QuerySet[Device]:
+    """Those of the devices that have one of the needs; by the same table as ``assess``."""
+    condition = Q(pk__in=[])
+    for found in combinations(devices):
+        if found.need in wanted:
+            condition |= Q(
+                model_id=found.model_id,
+                firmware_number=found.firmware_number,
+                compatible_status=found.compatible_status,
+            )
+    return devices.filter(condition)

@@ -1,0 +1,245 @@
+"""What a browser shows of a rollout: its counts, and its tasks as rows in words."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from django.db.models import Count, QuerySet
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+
+from ota import states, status
+from ota.models import Rollout, UpgradeTarget, UpgradeTask
+from ota.states import TaskStatus
+
+PAGE = 50  # tasks
+
+Row = dict[str, Any]
+Counts = dict[str, int]
+
+
+class Filter(NamedTuple):
+    """A choice of tasks by their status."""
+
+    key: str
+    label: str
+    statuses: frozenset[TaskStatus]
+
+
+FILTERS = {
+    found.key: found
+    for found in (
+        Filter("", "All", frozenset(TaskStatus)),
+        Filter("in_flight", "In flight", states.IN_FLIGHT),
+        Filter("unsuccessful", "Unsuccessful", states.UNSUCCESSFUL),
+        *(Filter(one.value, one.label, frozenset({one})) for one in TaskStatus),
+    )
+}
+
+# The parts of a rollout's bar, from what is done to what has not begun.
+PARTS = (
+    ("success", "proven", frozenset({TaskStatus.OK})),
+    ("danger", "unsuccessful", states.UNSUCCESSFUL),
+    ("info", "in flight", states.IN_FLIGHT),
+    ("canceled", "canceled", frozenset({TaskStatus.CANCELED})),
+    ("waiting", "pending", frozenset({TaskStatus.PENDING})),
+)
+
+_STEPS = {"download_firmware": "Download", "upgrade_firmware": "Upgrade"}
+
+
+class View(NamedTuple):
+    """Which tasks of a rollout a browser shows: a page of a filter, or a single task."""
+
+    status: str = ""
+    page: int = 1
+    task: int = 0
+
+    @property
+    def statuses(self) -> frozenset[TaskStatus]:
+        return FILTERS[self.status].statuses
+
+
+class State(NamedTuple):
+    """What to tell a browser, and the keys of the tasks that it shows from then on."""
+
+    document: dict[str, Any]
+    shown: tuple[int, ...]
+
+
+def view(values: dict[str, Any]) -> View:
+    """The view that a query string or a message names.
+
+    Raises:
+        ValueError: a filter that does not exist, or a page or task that is no positive number.
+    """
+    chosen = values.get("status", "")
+    if not isinstance(chosen, str) or chosen not in FILTERS:
+        raise ValueError("unknown status")
+    return View(chosen, _number(values.get("page", 1)), _number(values.get("task", 0), least=0))
+
+
+def _number(value: Any, least: int = 1) -> int:
+    # More digits than a database's integer takes are no page either.
+    if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
+        raise ValueError("not a number")
+    if int(value) < least:
+        raise ValueError(f"must be at least {least}")
+    return int(value)
+
+
+def counts(rollouts: Iterable[int]) -> dict[int, Counts]:
+    """How many tasks of each of many rollouts have which status; one query."""
+    found = {pk: dict.fromkeys(map(str, TaskStatus), 0) for pk in rollouts}
+    tasks = UpgradeTask.objects.filter(rollout__in=found).order_by()
+    for pk, word, number in tasks.values_list("rollout", "status").annotate(Count("pk")):
+        found[pk][word] = number
+    return found
+
+
+def total(found: Counts, statuses: Iterable[TaskStatus]) -> int:
+    return sum(found[one] for one in statuses)
+
+
+def summary(found: Counts) -> str:
+    """The share of proven tasks in words; 100 % only when each is."""
+    tasks = sum(found.values())
+    if not tasks:
+        return "No tasks"
+    proven = found[TaskStatus.OK]
+    return f"{proven} of {tasks} proven ({100 * proven // tasks} %)"
+
+
+def full(rollout_id: int, wanted: View) -> State:
+    """All of a view; four queries, whatever the number of tasks.
+
+    Raises:
+        Rollout.DoesNotExist: there is no such rollout.
+    """
+    overview = _Overview(rollout_id, wanted)
+    rows = overview.rows(overview.tasks())
+    place = {"type": "page", "status": wanted.status, "page": overview.page}
+    return State(place | overview.document() | {"tasks": rows}, tuple(row["id"] for row in rows))
+
+
+def changes(
+    rollout_id: int, wanted: View, shown: tuple[int, ...], changed: frozenset[int]
+) -> State:
+    """Those rows of a view that changed; all of it if other tasks stand there by now."""
+    overview = _Overview(rollout_id, wanted)
+    # Without a filter they stay the same: a rollout gets no new tasks.
+    if wanted.status and shown != tuple(overview.tasks().values_list("pk", flat=True)):
+        return full(rollout_id, wanted)
+    concerned = changed.intersection(shown)
+    rows = overview.rows(UpgradeTask.objects.filter(pk__in=concerned)) if concerned else []
+    return State({"type": "changes"} | overview.document() | {"tasks": rows}, shown)
+
+
+class _Overview:
+    """A rollout and its counts, read once: two queries."""
+
+    def __init__(self, rollout_id: int, wanted: View) -> None:
+        self.rollout = Rollout.objects.get(pk=rollout_id)
+        self.counts = status.counts(self.rollout)
+        self.wanted = wanted
+        self.pages = max(1, -(-total(self.counts, wanted.statuses) // PAGE))
+        self.page = min(wanted.page, self.pages)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "rollout": {
+                "status": self.rollout.status,
+                "status_label": self.rollout.get_status_display(),
+                "colour": states.COLOURS.get(self.rollout.status, ""),
+                "summary": summary(self.counts),
+            },
+            "counts": self.counts,
+            "pages": self.pages,
+        }
+
+    def tasks(self) -> QuerySet[UpgradeTask]:
+        """The page's tasks in the order in which they are issued."""
+        found = self.rollout.tasks.order_by("pk")
+        if self.wanted.task:
+            return found.filter(pk=self.wanted.task)
+        if self.wanted.status:
+            found = found.filter(status__in=self.wanted.statuses)
+        return found[(self.page - 1) * PAGE : self.page * PAGE]
+
+    def rows(self, tasks: QuerySet[UpgradeTask]) -> list[Row]:
+        found = tasks.select_related("gateway").prefetch_related("targets__device")
+        return in_words(list(found), self.rollout)
+
+
+def in_words(tasks: Sequence[UpgradeTask], rollout: Rollout) -> list[Row]:
+    """A rollout's tasks as rows: what scripts get of them too, and the words that people read."""
+    documents = zip(tasks, status.of_tasks(tasks), strict=True)
+    return [_row(task, document, rollout) for task, document in documents]
+
+
+def _row(task: UpgradeTask, document: status.Document, rollout: Rollout) -> Row:
+    targets = zip(task.targets.all(), document["targets"], strict=True)
+    return document | {
+        "id": task.pk,
+        "url": reverse("admin:ota_upgradetask_change", args=[task.pk]),
+        "gateway_name": task.gateway.callsign,
+        "gateway_url": reverse("admin:fleet_device_change", args=[task.gateway_id]),
+        "status_label": task.get_status_display(),
+        "colour": states.COLOURS.get(task.status, ""),
+        "progress": progress(task),
+        "note": note(task, rollout),
+        "targets": [target_row | _target(target) for target, target_row in targets],
+    }
+
+
+def _target(target: UpgradeTarget) -> Row:
+    return {"type_label": target.get_upgrade_type_display(), "proof": _proof(target)}
+
+
+def _proof(target: UpgradeTarget) -> str:
+    if target.is_confirmed:
+        return "Proven"
+    return f"reports {target.reported_version}" if target.reported_version else ""
+
+
+def progress(task: UpgradeTask) -> str:
+    """Percent, step and rate in words; the rate only while something moves."""
+    is_moving = task.status == TaskStatus.IN_PROGRESS
+    parts = [
+        "" if task.percent is None else f"{task.percent} %",
+        step(task.step) if task.status != TaskStatus.OK else "",
+        rate(task.rate) if is_moving else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def step(raw: str) -> str:
+    """The step in words, or as the device names it."""
+    return _STEPS.get(raw, raw)
+
+
+def rate(found: int | None) -> str:
+    """Bytes a second in words."""
+    return f"{filesizeformat(found)}/s" if found else ""
+
+
+_EXPECTED = {
+    TaskStatus.SENT: "Waits for the dock's answer",
+    TaskStatus.VERIFYING: "Waits until the devices report their new versions",
+}
+
+
+def note(task: UpgradeTask, rollout: Rollout) -> str:
+    """What a task waits for, or what the device or a limit of time said about it."""
+    if task.status == TaskStatus.PENDING:
+        return _waiting(task, rollout)
+    return task.message or task.advice or _EXPECTED.get(TaskStatus(task.status), "")
+
+
+def _waiting(task: UpgradeTask, rollout: Rollout) -> str:
+    if rollout.status != Rollout.Status.RUNNING:
+        return "Not issued: the rollout does not run any more"
+    if task.waits_for:
+        return "Waits: " + "; ".join(reason["text"] for reason in task.waits_for)
+    if task.is_ready:
+        return f"Ready, waits for a free slot: at most {rollout.limit_in_flight} at once"
+    return "Not looked at yet"

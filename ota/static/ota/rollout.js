@@ -1,0 +1,300 @@
+// Keeps a rollout's page, or a task's, up to date without reloading. The pages work without it too.
+"use strict";
+
+(() => {
+  const FIRST_RETRY = 1000; // ms
+  const LONGEST_RETRY = 15000; // ms
+  const SILENCE = 75000; // ms; the server speaks every 30 s, so after this the line is dead
+  const LOST = "Connection lost, trying again…";
+  const REFUSED = "You may not watch this any more. Load the page again to log in.";
+
+  // One websocket that comes back by itself.
+  class Connection {
+    constructor(address, handlers) {
+      this.address = address;
+      this.handlers = handlers;
+      this.attempts = 0;
+      this.open();
+    }
+
+    open() {
+      const url = new URL(this.address(), window.location.href);
+      url.protocol = url.protocol.replace("http", "ws");
+      this.socket = new WebSocket(url);
+      this.socket.addEventListener("open", () => this.connected());
+      this.socket.addEventListener("message", (event) => this.received(event));
+      this.socket.addEventListener("close", (event) => this.closed(event));
+      this.listen();
+    }
+
+    connected() {
+      this.attempts = 0;
+      this.handlers.state("");
+    }
+
+    received(event) {
+      this.listen();
+      this.handlers.message(JSON.parse(event.data));
+      this.send({ seen: 1 });
+    }
+
+    async closed(event) {
+      window.clearTimeout(this.silence);
+      this.handlers.state(LOST);
+      if (event.code === 4401 || event.code === 4403 || (await this.isPageRefused())) {
+        this.handlers.state(REFUSED);
+      } else {
+        this.retry();
+      }
+    }
+
+    // A websocket that is refused at once gives no reason; the page itself tells one.
+    async isPageRefused() {
+      try {
+        const page = await fetch(window.location.href, { method: "HEAD", redirect: "manual" });
+        return page.type === "opaqueredirect" || page.status === 403;
+      } catch {
+        return false;
+      }
+    }
+
+    // The first try comes within 1.5 s; jitter keeps browsers apart after a restart.
+    retry() {
+      const pause = Math.min(FIRST_RETRY * 2 ** this.attempts, LONGEST_RETRY / 1.5);
+      this.attempts += 1;
+      window.setTimeout(() => this.open(), pause * (1 + Math.random() / 2));
+    }
+
+    listen() {
+      window.clearTimeout(this.silence);
+      this.silence = window.setTimeout(() => this.socket.close(), SILENCE);
+    }
+
+    get isOpen() {
+      return this.socket.readyState === WebSocket.OPEN;
+    }
+
+    send(message) {
+      if (this.isOpen) {
+        this.socket.send(JSON.stringify(message));
+      }
+    }
+  }
+
+  function showConnection(root, text) {
+    const line = root.querySelector("[data-connection]");
+    line.textContent = text;
+    line.hidden = !text;
+  }
+
+  // Touches the page only where something differs, so that nothing flickers and selections stay.
+  function setText(element, text) {
+    if (element.textContent !== text) {
+      element.textContent = text;
+    }
+  }
+
+  function fill(element, values) {
+    for (const field of element.querySelectorAll("[data-field]")) {
+      if (!field.closest("[data-targets]") || element.matches("li")) {
+        setText(field, String(values[field.dataset.field] ?? ""));
+      }
+    }
+  }
+
+  function sum(counts, statuses) {
+    return statuses.split(" ").reduce((total, status) => total + (counts[status] || 0), 0);
+  }
+
+  class RolloutPage {
+    constructor(root) {
+      this.root = root;
+      this.body = root.querySelector("[data-tasks]");
+      this.template = root.querySelector("[data-task-template]");
+      this.view = { status: root.dataset.status, page: Number(root.dataset.page) };
+      this.pages = 1;
+      this.connection = new Connection(() => this.address(), {
+        message: (message) => this.show(message),
+        state: (text) => showConnection(root, text),
+      });
+      root.addEventListener("click", (event) => this.clicked(event));
+      window.addEventListener("popstate", () => this.went());
+    }
+
+    query() {
+      return "?" + new URLSearchParams(this.view);
+    }
+
+    address() {
+      return this.root.dataset.socket + this.query();
+    }
+
+    // Links to other pages and filters are followed over the websocket, while there is one.
+    clicked(event) {
+      const link = event.target.closest("a[data-filter], a[data-turn]");
+      const isPlain = !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0;
+      if (!link || !isPlain || !this.connection.isOpen) {
+        return;
+      }
+      event.preventDefault();
+      if (link.dataset.turn) {
+        this.view.page += Number(link.dataset.turn);
+      } else {
+        this.view = { status: link.dataset.filter, page: 1 };
+      }
+      window.history.pushState(null, "", this.query());
+      this.connection.send(this.view);
+    }
+
+    went() {
+      const query = new URLSearchParams(window.location.search);
+      this.view = { status: query.get("status") || "", page: Number(query.get("page")) || 1 };
+      this.connection.send(this.view);
+    }
+
+    show(message) {
+      if (message.type === "page") {
+        this.view = { status: message.status, page: message.page };
+        this.showTasks(message.tasks);
+      } else if (message.type === "changes") {
+        message.tasks.forEach((task) => this.showTask(task, this.row(task.id)));
+      } else {
+        return;
+      }
+      this.pages = message.pages;
+      this.showRollout(message);
+      this.showFilters(message.counts);
+      this.showPages();
+    }
+
+    row(id) {
+      return this.body.querySelector(`tr[data-task="${Number(id)}"]`);
+    }
+
+    showTasks(tasks) {
+      const rows = tasks.map((task) => {
+        const row = this.row(task.id) || this.template.content.querySelector("tr").cloneNode(true);
+        this.showTask(task, row);
+        return row;
+      });
+      const isSame = rows.length === this.body.children.length && rows.every((row, place) => row === this.body.children[place]);
+      if (!isSame) {
+        this.body.replaceChildren(...rows);
+      }
+      this.root.querySelector("[data-empty]").hidden = rows.length > 0;
+    }
+
+    showTask(task, row) {
+      if (!row) {
+        return;
+      }
+      row.dataset.task = task.id;
+      fill(row, task);
+      for (const link of row.querySelectorAll("a[data-link]")) {
+        link.setAttribute("href", task[link.dataset.link]);
+      }
+      row.querySelector(".tag").className = "tag " + task.colour;
+      this.showProgress(task, row.querySelector("progress"));
+      this.showTargets(task.targets, row.querySelector("[data-targets]"));
+    }
+
+    showProgress(task, progress) {
+      progress.value = task.percent || 0;
+      progress.dataset.colour = task.colour;
+      progress.setAttribute("aria-label", "Progress of " + task.gateway_sn);
+    }
+
+    showTargets(targets, list) {
+      while (list.children.length > targets.length) {
+        list.lastElementChild.remove();
+      }
+      targets.forEach((target, place) => {
+        const blank = this.template.content.querySelector("[data-targets] li");
+        const item = list.children[place] || list.appendChild(blank.cloneNode(true));
+        fill(item, target);
+        item.querySelector("[data-flag]").toggleAttribute("data-on", target.confirmed);
+      });
+    }
+
+    showRollout({ rollout, counts }) {
+      for (const element of this.root.querySelectorAll("[data-rollout]")) {
+        setText(element, rollout[element.dataset.rollout]);
+      }
+      this.root.querySelector('[data-rollout="status_label"]').className = "tag " + rollout.colour;
+      for (const part of this.root.querySelectorAll("[data-part]")) {
+        part.style.flexGrow = sum(counts, part.dataset.part);
+      }
+      const cancel = this.root.querySelector("[data-cancel]");
+      if (cancel) {
+        cancel.hidden = !counts.pending;
+        setText(cancel.querySelector("[data-part-number]"), String(counts.pending));
+      }
+    }
+
+    showFilters(counts) {
+      for (const link of this.root.querySelectorAll("a[data-filter]")) {
+        const count = sum(counts, link.dataset.statuses);
+        const isChosen = link.dataset.filter === this.view.status;
+        setText(link.querySelector("b"), String(count));
+        link.hidden = !count && !isChosen && link.dataset.filter !== "";
+        link.setAttribute("aria-current", String(isChosen));
+      }
+    }
+
+    showPages() {
+      const { page, status } = this.view;
+      this.root.querySelector("[data-pages]").hidden = this.pages === 1;
+      setText(this.root.querySelector("[data-page-number]"), String(page));
+      setText(this.root.querySelector("[data-page-count]"), String(this.pages));
+      for (const link of this.root.querySelectorAll("a[data-turn]")) {
+        const to = page + Number(link.dataset.turn);
+        link.hidden = to < 1 || to > this.pages;
+        link.setAttribute("href", "?" + new URLSearchParams({ status, page: to }));
+      }
+    }
+  }
+
+  // A task's page is fetched again when the task changed: its history has no rows to patch.
+  class TaskPage {
+    constructor(root) {
+      this.root = root;
+      this.isFirst = true;
+      this.connection = new Connection(() => root.dataset.socket, {
+        message: (message) => this.changed(message),
+        state: (text) => showConnection(root, text),
+      });
+    }
+
+    changed(message) {
+      const isAbout = message.type === "page" || (message.tasks || []).length > 0;
+      if (isAbout && !this.isFirst && !this.pending) {
+        this.pending = window.setTimeout(() => this.reload(), 1000);
+      }
+      this.isFirst = false;
+    }
+
+    async reload() {
+      this.pending = null;
+      try {
+        const response = await fetch(window.location.href, { credentials: "same-origin" });
+        const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+        for (const part of this.root.querySelectorAll("[data-live]")) {
+          const replacement = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+          if (replacement) {
+            part.replaceWith(document.adoptNode(replacement));
+          }
+        }
+      } catch {
+        showConnection(this.root, LOST);
+      }
+    }
+  }
+
+  const rollout = document.querySelector("[data-ota-rollout][data-socket]");
+  const task = document.querySelector("[data-ota-task][data-socket]");
+  if (rollout) {
+    new RolloutPage(rollout);
+  } else if (task) {
+    new TaskPage(task);
+  }
+})();

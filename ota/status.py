@@ -1,0 +1,114 @@
+"""How devices, packages and rollouts stand, as documents for scripts and the console.
+
+Keys and their order are what ``--json`` promises; times are ISO 8601, sizes bytes, rates bytes a second.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from django.db.models import Count
+
+from ota import states
+from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
+from ota.needs import Answer
+from ota.states import TaskStatus
+
+Document = dict[str, Any]
+
+
+def of_device(answer: Answer) -> Document:
+    """One device: what it reports and what it needs. Empty is null: it was never reported."""
+    device = answer.device
+    return {
+        "sn": device.sn,
+        "model_key": device.model.key if device.model else None,
+        "model": device.model.name if device.model else None,
+        "kind": str(device.kind),
+        "gateway_sn": device.gateway.sn if device.gateway else None,
+        "organization": device.organization.identifier if device.organization else None,
+        "site": device.site.name if device.site else None,
+        "online": device.is_online,
+        "last_seen_at": _time(device.last_seen_at),
+        "firmware_version": device.firmware_version or None,
+        "compatible_status": device.compatible_status,
+        "firmware_upgrade_status": device.firmware_upgrade_status,
+        "mode_code": device.mode_code,
+        "need": str(answer.need),
+        "target_version": answer.package.version if answer.package else None,
+        "blockers": [reason.as_json() for reason in answer.blockers],
+    }
+
+
+def of_package(package: FirmwarePackage) -> Document:
+    return {
+        "id": package.pk,
+        "file_name": package.file_name,
+        "models": sorted(model.key for model in package.models.all()),
+        "version": package.version,
+        "released_on": package.released_on.isoformat() if package.released_on else None,
+        "size": package.size,
+        "md5": package.md5,
+        "state": str(package.state),
+    }
+
+
+def of_rollout(rollout: Rollout) -> Document:
+    """A rollout with all its tasks; four queries, whatever their number."""
+    tasks = rollout.tasks.order_by("pk")
+    return {
+        "rollout_id": rollout.pk,
+        "name": rollout.name,
+        "status": str(rollout.status),
+        "created_at": _time(rollout.created_at),
+        "counts": counts(rollout),
+        "tasks": of_tasks(tasks.select_related("gateway").prefetch_related("targets__device")),
+    }
+
+
+def counts(rollout: Rollout) -> dict[str, int]:
+    """How many tasks have each status, those that none has included; one query."""
+    rows = rollout.tasks.order_by().values_list("status").annotate(Count("pk"))
+    return dict.fromkeys((str(status) for status in TaskStatus), 0) | dict(rows)
+
+
+def is_over(found: dict[str, int]) -> bool:
+    """Whether counts show that all tasks have ended."""
+    return not any(found[status] for status in states.OPEN)
+
+
+def of_tasks(tasks: Iterable[UpgradeTask]) -> list[Document]:
+    """Tasks whose ``gateway`` and ``targets__device`` have been fetched."""
+    return [_task(task) for task in tasks]
+
+
+def _task(task: UpgradeTask) -> Document:
+    return {
+        "gateway_sn": task.gateway.sn,
+        "bid": task.bid,
+        "status": str(task.status),
+        "percent": task.percent,
+        "step": task.step or None,
+        "rate": task.rate,
+        "result": task.result,
+        "advice": task.advice,
+        "message": task.message or None,
+        "attempt": task.attempt,
+        "waits_for": task.waits_for,
+        "targets": [_target(target) for target in task.targets.all()],
+    }
+
+
+def _target(target: UpgradeTarget) -> Document:
+    return {
+        "sn": target.device.sn,
+        "upgrade_type": str(target.upgrade_type),
+        "from_version": target.from_version,
+        "to_version": target.to_version,
+        "reported_version": target.reported_version or None,
+        "confirmed": target.is_confirmed,
+    }
+
+
+def _time(at: dt.datetime | None) -> str | None:
+    return at.isoformat() if at else None

@@ -1,0 +1,316 @@
+"""From waiting to sent: which tasks may go, and the command itself.
+
+Nothing is sent on old knowledge: a task is assessed once more in the transaction that marks it
+``sent``. Only after that has committed the command goes out, so no crash sends one twice.
+"""
+
+import datetime as dt
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+
+from fleet import versions
+from mqtt_bridge import bulk, envelope, metrics, publisher, topics
+from mqtt_bridge.errors import BrokerUnavailable
+from ota import delivery, live, messages, needs
+from ota.models import Rollout, TaskEvent, UpgradeTarget, UpgradeTask
+from ota.needs import Reason, Situation
+from ota.states import PackageState, TaskStatus
+
+logger = logging.getLogger(__name__)
+
+# A change is written with the time at which its transaction began; it can be seen only later.
+OVERLAP = dt.timedelta(seconds=10)
+LOOK_AGAIN = dt.timedelta(seconds=5)
+LOOK_ANYWAY = dt.timedelta(minutes=10)
+
+_Tasks = list[UpgradeTask]
+
+
+def look_again(now: dt.datetime) -> None:
+    """Assesses the waiting tasks whose dock or aircraft changed since, or whose time has come."""
+    changed = Q(gateway__changed_at__gte=F("checked_at")) | Q(checked_at=None) | Q(due_at__lte=now)
+    _assess(UpgradeTask.objects.waiting().filter(changed), now)
+
+
+def due(now: dt.datetime) -> list[int]:
+    """The tasks that may be sent now, within each rollout's limit in flight, oldest first."""
+    free = _free_slots(Rollout.objects.filter(status=Rollout.Status.RUNNING))
+    found = []
+    ready = UpgradeTask.objects.waiting().filter(is_ready=True).order_by("pk")
+    for pk, rollout_id in ready.values_list("pk", "rollout_id"):
+        if free[rollout_id] > 0:
+            free[rollout_id] -= 1
+            found.append(pk)
+    return found
+
+
+def issue(pks: Sequence[int], now: dt.datetime) -> int:
+    """Sends the commands of those tasks that may still go; returns how many."""
+    claimed = _claim(pks, now)
+    if claimed:
+        _publish(claimed, now)
+    return len(claimed)
+
+
+def _claim(pks: Sequence[int], now: dt.datetime) -> list[tuple[UpgradeTask, bytes]]:
+    """Makes the commands and marks their tasks ``sent``.
+
+    It holds the lock of their rollouts, so that two workers together keep the limit.
+    """
+    with transaction.atomic():
+        waiting = UpgradeTask.objects.waiting().filter(pk__in=pks)
+        rollouts = Rollout.objects.filter(pk__in=waiting.values("rollout_id")).order_by("pk")
+        free = _free_slots(list(rollouts.select_for_update()))
+        chosen = []
+        for task in _assess(waiting, now):
+            if free[task.rollout_id] > 0:
+                free[task.rollout_id] -= 1
+                chosen.append(task)
+        commands = _commands(chosen, now)
+        moved = UpgradeTask.objects.move(
+            commands,
+            TaskStatus.SENT,
+            now,
+            attempt=F("attempt") + 1,
+            sent_at=now,
+            replied_at=None,
+            waits_for=[],
+            due_at=None,
+        )
+        claimed = [task for task in chosen if task.pk in moved]
+        bulk.insert(_command_event(task, now) for task in claimed)
+        for task in claimed:
+            metrics.observe("issue_seconds", (now - (task.ready_at or now)).total_seconds())
+        live.announce((task.rollout_id, task.pk) for task in claimed)
+        return [(task, commands[task.pk]) for task in claimed]
+
+
+def _commands(tasks: _Tasks, now: dt.datetime) -> dict[int, bytes]:
+    """The commands by task, as the next attempt; a task whose command cannot be made waits."""
+    found = {}
+    for task in tasks:
+        task.attempt += 1
+        try:
+            found[task.pk] = _command(task, now)
+        except Exception as error:  # whatever the storage raises harms this task alone
+            logger.exception("no command for task %s of %s", task.pk, task.gateway.sn)
+            reason = Reason("no_link", f"its command could not be made ({type(error).__name__})")
+            _write([task], {task.pk: [reason]}, now)
+    return found
+
+
+def _publish(claimed: Sequence[tuple[UpgradeTask, bytes]], now: dt.datetime) -> None:
+    """Sends the commands and waits for the broker; what surely was not sent waits again."""
+    tasks = [task for task, _ in claimed]
+    commands = [(topics.services(task.gateway.sn), payload) for task, payload in claimed]
+    try:
+        confirmed = publisher.publish(commands)
+    except BrokerUnavailable as error:
+        _take_back(tasks, now, str(error))
+        return
+    metrics.count("commands", sum(confirmed), outcome="confirmed")
+    doubtful = [task for task, sure in zip(tasks, confirmed, strict=True) if not sure]
+    if doubtful:
+        metrics.count("commands", len(doubtful), outcome="unconfirmed")
+        note(
+            doubtful,
+            now,
+            "the broker did not confirm the command; it may have arrived all the same",
+        )
+
+
+def _take_back(tasks: _Tasks, now: dt.datetime, reason: str) -> None:
+    metrics.count("commands", len(tasks), outcome="unsent")
+    logger.warning("%d commands were not sent: %s", len(tasks), reason)
+    UpgradeTask.objects.move(
+        [task.pk for task in tasks],
+        TaskStatus.PENDING,
+        now,
+        f"not sent: {reason}",
+        only_from=[TaskStatus.SENT],
+        attempt=F("attempt") - 1,
+        due_at=now + LOOK_AGAIN,
+        is_ready=False,
+        waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
+    )
+    live.announce((task.rollout_id, task.pk) for task in tasks)
+
+
+def _command(task: UpgradeTask, now: dt.datetime) -> bytes:
+    targets = [(target, delivery.link(task.pk, target.package)) for target in _open_targets(task)]
+    if not 1 <= len(targets) <= messages.MOST_DEVICES:
+        raise ValueError(
+            f"a command names 1 or {messages.MOST_DEVICES} devices, not {len(targets)}"
+        )
+    return envelope.encode(task.tid, task.bid, messages.METHOD, messages.command(targets), now)
+
+
+def _command_event(task: UpgradeTask, now: dt.datetime) -> TaskEvent:
+    wanted = ", ".join(
+        f"{t.device.sn} to {t.to_version} ({t.upgrade_type})" for t in _open_targets(task)
+    )
+    return TaskEvent(
+        task=task,
+        at=now,
+        kind=TaskEvent.Kind.COMMAND,
+        tid=task.tid,
+        bid=task.bid,
+        text=f"ota_create, attempt {task.attempt}: {wanted}"[:500],
+    )
+
+
+def note(tasks: Iterable[UpgradeTask], now: dt.datetime, text: str) -> None:
+    """Adds a line to the tasks' histories."""
+    bulk.insert(TaskEvent(task=task, at=now, kind=TaskEvent.Kind.NOTE, text=text) for task in tasks)
+
+
+def _free_slots(rollouts: Iterable[Rollout]) -> Counter[int]:
+    """How many more tasks of each rollout may be in flight, from the rows that are."""
+    free = Counter({rollout.pk: rollout.limit_in_flight for rollout in rollouts})
+    free.subtract(
+        UpgradeTask.objects.in_flight()
+        .filter(rollout__in=free)
+        .values_list("rollout_id", flat=True)
+    )
+    return free
+
+
+def _open_targets(task: UpgradeTask) -> list[UpgradeTarget]:
+    """The targets that the command has to name: not those that have it already."""
+    return [target for target in task.targets.all() if not target.is_confirmed]
+
+
+def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
+    """Writes down what each task waits for; returns those that wait for nothing, oldest first.
+
+    A task whose devices have the version already ends as proven; one that must not go any more
+    ends as canceled, with the reason.
+    """
+    tasks = list(
+        waiting.select_related("gateway__model", "rollout")
+        .prefetch_related(
+            "targets__device__model",
+            "targets__device__gateway__model",
+            "targets__package__models",
+        )
+        .order_by("pk")
+    )
+    if not tasks:
+        return []
+    situation = Situation(now)
+    ends: defaultdict[tuple[TaskStatus, str], list[int]] = defaultdict(list)
+    found: dict[int, list[Reason]] = {}
+    for task in tasks:
+        end = _end(task, now)
+        if end:
+            ends[end].append(task.pk)
+        else:
+            found[task.pk] = _waits_for(task, situation)
+    for (status, text), pks in ends.items():
+        UpgradeTask.objects.move(pks, status, now, text, only_from=[TaskStatus.PENDING])
+    _write(tasks, found, now)
+    live.announce((task.rollout_id, task.pk) for task in tasks if task.pk not in found)
+    return [task for task in tasks if found.get(task.pk) == []]
+
+
+_COLUMNS = ("checked_at", "due_at", "waits_for", "is_ready", "ready_at")
+
+
+def _write(tasks: _Tasks, found: dict[int, list[Reason]], now: dt.datetime) -> None:
+    changed = []
+    rows: dict[int, dict[str, Any]] = {}
+    for task in tasks:
+        if task.pk not in found:
+            continue
+        reasons = [reason.as_json() for reason in found[task.pk]]
+        rows[task.pk] = {"checked_at": now - OVERLAP, "due_at": _due_at(task, found[task.pk], now)}
+        rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons}
+        if not reasons and not task.is_ready:
+            task.ready_at = rows[task.pk]["ready_at"] = now
+        if task.waits_for != reasons or task.is_ready == bool(reasons):
+            changed.append(task)
+    guard = f"t.status = '{TaskStatus.PENDING}'"
+    bulk.update(UpgradeTask, _COLUMNS, rows, guard)
+    live.announce((task.rollout_id, task.pk) for task in changed)
+
+
+def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> dt.datetime:
+    """When to look again although nothing was reported: for what only time clears."""
+    codes = {reason.code for reason in reasons}
+    if "settling" in codes:
+        return task.gateway.settled_at(settings.SETTLE_TIME) or now
+    if codes & {"bridge_down", "foreign_upgrade", "silent", "no_link", "open_task"}:
+        return now + LOOK_AGAIN
+    return now + LOOK_ANYWAY
+
+
+def _waits_for(task: UpgradeTask, situation: Situation) -> list[Reason]:
+    targets = _open_targets(task)
+    aircraft = [target.device for target in targets if target.device_id != task.gateway_id]
+    packages = [target.package for target in targets]
+    found = needs.blockers(situation, task.gateway, next(iter(aircraft), None), packages)
+    if any(situation.tasks[target.device_id] - {task.pk} for target in targets):
+        found.append(Reason("open_task", "another upgrade of the same device is open"))
+    if task.is_dock_silent:
+        found.append(Reason("silent", "the dock has not been heard since the last command"))
+    return found
+
+
+def _end(task: UpgradeTask, now: dt.datetime) -> tuple[TaskStatus, str] | None:
+    """How a waiting task ends without being sent, if the world has changed meanwhile."""
+    for target in task.targets.all():
+        _note_rollback(target)
+    reasons = [reason for target in _open_targets(task) if (reason := _obsolete(task, target, now))]
+    if reasons:
+        return TaskStatus.CANCELED, reasons[0][:500]
+    if not _open_targets(task):
+        return TaskStatus.OK, "the devices report the wanted versions already"
+    return None
+
+
+def _obsolete(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
+    """Why a target must not be upgraded any more; empty if it may. Notes one that has it already."""
+    device = target.device
+    gateway = needs.gateway_of(device)
+    if gateway is None or gateway.pk != task.gateway_id:
+        return f"{device.sn} is not behind dock {task.gateway.sn} any more"
+    if device.organization_id is None or device.organization_id != task.gateway.organization_id:
+        return f"{device.sn} and its dock are not bound to one organization any more"
+    if target.package.state != PackageState.AVAILABLE:
+        return f"package {target.package} is not available any more"
+    if device.model not in target.package.models.all():
+        return f"package {target.package} does not fit {device.sn}, a {device.model}"
+    return _already(task, target, now)
+
+
+def _already(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
+    device, wanted = target.device, versions.number(target.to_version) or 0
+    has_version = device.firmware_version == target.to_version
+    is_regular = target.upgrade_type == UpgradeTarget.Type.REGULAR
+    if has_version and (is_regular or device.compatible_status == 0):
+        _confirm_without_command(target, now)
+        return ""
+    if not is_regular and not has_version:
+        return f"{device.sn} now reports {device.firmware_version}; a consistency upgrade is not right any more"
+    if (device.firmware_number or 0) > wanted and not task.rollout.allow_downgrade:
+        return f"{device.sn} now reports {device.firmware_version}; {target.to_version} would be a downgrade"
+    return ""
+
+
+def _note_rollback(target: UpgradeTarget) -> None:
+    """A device that had the version already, and lost it while its task waited, needs it again."""
+    if target.is_confirmed and target.device.firmware_version != target.to_version:
+        target.confirmed_at = None
+        target.save(update_fields=["confirmed_at"])
+
+
+def _confirm_without_command(target: UpgradeTarget, now: dt.datetime) -> None:
+    """Rare (somebody else upgraded it meanwhile), so one statement each is fine."""
+    target.confirmed_at, target.reported_version = now, target.device.firmware_version
+    target.save(update_fields=["confirmed_at", "reported_version"])

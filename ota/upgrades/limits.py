@@ -1,0 +1,153 @@
+"""Limits of time: no reply, silence, no proof, and the hard end. All from settings, in seconds.
+
+While no bridge listens nothing ends, nor right after: what the broker kept comes first.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from django.conf import settings
+
+from fleet.models import Device
+from mqtt_bridge.models import BridgeSession
+from ota import live
+from ota.models import ForeignUpgrade, UpgradeTask
+from ota.states import TaskStatus
+from ota.upgrades import proof
+
+IDLE = 0
+# After a break the bridge first brings in what the broker kept; that long nothing is judged.
+CATCH_UP = 60.0  # s
+MOST_ATTEMPTS = 10
+
+
+class Verdict(NamedTuple):
+    """Where a limit leads a task, and why."""
+
+    target: TaskStatus
+    text: str
+
+
+def enforce(now: dt.datetime) -> None:
+    """Ends or moves on the tasks in flight whose time is over."""
+    heard_since = BridgeSession.objects.listening_since(now)
+    if heard_since is None:
+        return
+    in_flight = UpgradeTask.objects.in_flight()
+    verdicts: defaultdict[Verdict, list[UpgradeTask]] = defaultdict(list)
+    for task in in_flight.select_related("gateway").prefetch_related("targets__device"):
+        if verdict := _verdict(task, heard_since, now):
+            verdicts[verdict].append(task)
+    for verdict, tasks in verdicts.items():
+        _carry_out(verdict, tasks, now)
+    if now - heard_since > dt.timedelta(seconds=min(CATCH_UP, settings.STALL_TIME)):
+        forget_foreign(now)
+
+
+def forget_foreign(now: dt.datetime) -> None:
+    """An upgrade of somebody else that fell silent blocks no longer."""
+    limit = now - dt.timedelta(seconds=settings.STALL_TIME)
+    silent = ForeignUpgrade.objects.filter(finished_at=None, last_seen_at__lt=limit)
+    Device.objects.filter(foreign_upgrades__in=silent).update(changed_at=now)
+    silent.update(finished_at=now, device_status="silent")
+
+
+def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> None:
+    fields: dict[str, Any] = {"message": verdict.text[:500]}
+    if verdict.target == TaskStatus.PENDING:
+        fields |= {"is_ready": False, "checked_at": None}
+    if verdict.target == TaskStatus.IN_PROGRESS:
+        fields |= {"replied_at": now, "message": ""}
+    found = UpgradeTask.objects.all()
+    if verdict.target == TaskStatus.PENDING:
+        found = found.filter(replied_at=None)  # its reply may have come this very moment
+    moved = found.move(
+        [task.pk for task in tasks],
+        verdict.target,
+        now,
+        verdict.text[:500],
+        only_from={TaskStatus(task.status) for task in tasks},
+        **fields,
+    )
+    live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
+
+
+def _verdict(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+    if task.status == TaskStatus.VERIFYING:
+        return _unproven(task, heard_since, now)
+    if _is_over(task.sent_at, settings.HARD_LIMIT, heard_since, now):
+        limit = _minutes(settings.HARD_LIMIT)
+        return Verdict(TaskStatus.TIMEOUT, f"not finished within {limit}; {_shortfall(task)}")
+    if task.status == TaskStatus.SENT and task.replied_at is None:
+        return _unanswered(task, heard_since, now)
+    return _silent(task, heard_since, now)
+
+
+def _unanswered(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+    """The command or its reply got lost: follow what the dock does, else send once more.
+
+    A dock that was gone when the command went out has had no chance to answer: its task waits
+    until it is heard again.
+    """
+    if not _is_over(task.sent_at, settings.REPLY_TIME, heard_since, now):
+        return None
+    if task.gateway.mode_code == proof.UPGRADING:
+        return Verdict(
+            TaskStatus.IN_PROGRESS, "no reply, but the dock reports that it is upgrading"
+        )
+    waited = _minutes(settings.REPLY_TIME)
+    if task.is_dock_silent and task.attempt < MOST_ATTEMPTS:
+        return Verdict(TaskStatus.PENDING, f"the dock was not heard for {waited} after the command")
+    if task.attempt < settings.SEND_ATTEMPTS:
+        return Verdict(TaskStatus.PENDING, f"no reply within {waited}; the command goes out again")
+    return Verdict(TaskStatus.TIMEOUT, f"no reply to {task.attempt} commands")
+
+
+def _silent(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+    """Silence is normal while a dock restarts; what it reports afterwards decides."""
+    gateway, last = task.gateway, task.progress_seen_at or task.replied_at or task.sent_at
+    is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
+    settled = gateway.settled_at(settings.SETTLE_TIME)
+    is_back = settled and last and gateway.online_since and gateway.online_since > last
+    if is_back and is_idle and gateway.is_online and settled and settled < now:
+        return Verdict(
+            TaskStatus.VERIFYING, "the dock is back without a final report; its versions decide"
+        )
+    if task.status == TaskStatus.PAUSED or not _is_over(
+        last, settings.STALL_TIME, heard_since, now
+    ):
+        return None
+    if is_idle or _is_over(gateway.last_seen_at, settings.STALL_TIME, heard_since, now):
+        waited = _minutes(settings.STALL_TIME)
+        return Verdict(
+            TaskStatus.VERIFYING, f"no progress for {waited}; the reported versions decide"
+        )
+    return None
+
+
+def _unproven(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+    if not _is_over(task.status_at, settings.VERIFY_TIME, heard_since, now):
+        return None
+    if task.device_ok_at:
+        return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
+    return Verdict(TaskStatus.TIMEOUT, f"the dock fell silent, and {_shortfall(task)}")
+
+
+def _shortfall(task: UpgradeTask) -> str:
+    targets = list(task.targets.all())
+    for target in targets:
+        target.task = task
+    return proof.shortfall(targets)
+
+
+def _is_over(
+    since: dt.datetime | None, limit: float, heard_since: dt.datetime, now: dt.datetime
+) -> bool:
+    """Whether the time is over, and somebody has listened long enough to have heard otherwise."""
+    caught_up = now - heard_since > dt.timedelta(seconds=min(limit, CATCH_UP))
+    return caught_up and now - (since or heard_since) > dt.timedelta(seconds=limit)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 120 else f"{seconds:g} s"

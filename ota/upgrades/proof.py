@@ -1,0 +1,87 @@
+"""Whether devices have proved their upgrades by what they report."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from fleet.models import Device
+from mqtt_bridge import bulk
+from ota import live
+from ota.models import UpgradeTarget, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
+from ota.states import TaskStatus
+
+UPGRADING = 3  # mode_code of a dock
+
+
+def confirm(tasks: UpgradeTaskQuerySet, now: dt.datetime) -> None:
+    """Looks at what the devices of tasks in flight report, and ends those that have proved it.
+
+    The proof is the device's own report after the command: the wanted version, and for a
+    consistency upgrade ``compatible_status`` 0. The final ``ok`` of a dock may never come, because
+    it restarts: then the reports alone decide, once the dock does not say that it is upgrading.
+    """
+    targets = UpgradeTarget.objects.filter(task__in=tasks.in_flight())
+    by_task: defaultdict[UpgradeTask, list[UpgradeTarget]] = defaultdict(list)
+    for target in targets.select_related("task__gateway", "device").order_by("pk"):
+        by_task[target.task].append(target)
+    _note_reports([target for found in by_task.values() for target in found], now)
+    proven = [
+        task
+        for task, found in by_task.items()
+        if all(t.is_confirmed for t in found) and _is_over(task)
+    ]
+    moved = UpgradeTask.objects.move(
+        [task.pk for task in proven],
+        TaskStatus.OK,
+        now,
+        "each device reports what it should",
+        percent=100,
+    )
+    live.announce((task.rollout_id, task.pk) for task in by_task if task.pk in moved)
+
+
+def shortfall(targets: Iterable[UpgradeTarget]) -> str:
+    """What is missing for the proof, in words."""
+    return "; ".join(_missing(target) for target in targets if not target.is_confirmed)
+
+
+def _is_over(task: UpgradeTask) -> bool:
+    return task.device_ok_at is not None or task.gateway.mode_code != UPGRADING
+
+
+def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
+    """Writes down fresh versions and proofs; one statement."""
+    changes: dict[int, dict[str, object]] = {}
+    for target in targets:
+        version = target.device.firmware_version
+        is_news = target.reported_version != version
+        if is_news and _is_fresh(target.task, target.device.firmware_seen_at):
+            target.reported_version = version
+            changes.setdefault(target.pk, {})["reported_version"] = version
+        if not target.is_confirmed and _is_proven(target):
+            target.confirmed_at = now
+            changes.setdefault(target.pk, {})["confirmed_at"] = now
+    bulk.update(UpgradeTarget, ("reported_version", "confirmed_at"), changes)
+
+
+def _is_proven(target: UpgradeTarget) -> bool:
+    device = target.device
+    if device.firmware_version != target.to_version:
+        return False
+    if target.upgrade_type == UpgradeTarget.Type.CONSISTENCY:
+        return device.compatible_status == 0 and _is_fresh(target.task, device.compatible_seen_at)
+    return _is_fresh(target.task, device.firmware_seen_at)
+
+
+def _is_fresh(task: UpgradeTask, seen_at: dt.datetime | None) -> bool:
+    return seen_at is not None and task.sent_at is not None and seen_at > task.sent_at
+
+
+def _missing(target: UpgradeTarget) -> str:
+    device: Device = target.device
+    if not _is_fresh(target.task, device.firmware_seen_at):
+        return f"{device.sn} has not reported its version since the command"
+    if device.firmware_version != target.to_version:
+        return f"{device.sn} reports {device.firmware_version}, not {target.to_version}"
+    return f"{device.sn} still asks for a consistency upgrade"

@@ -1,0 +1,292 @@
+"""What docks report about upgrades: replies to the command, progress, and upgrades of others."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from django.db.models import Q
+
+from fleet.models import Device
+from mqtt_bridge import bulk, metrics
+from mqtt_bridge.envelope import Message, is_overtaken
+from ota import errors, live, states
+from ota.messages import Report
+from ota.models import ForeignUpgrade, TaskEvent, UpgradeTask
+from ota.states import TaskStatus
+from ota.upgrades import proof
+
+Reports = Sequence[Message[Report]]
+
+# What docks say; the empty one is a missing one.
+_STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
+_ENDS = {str(status): status for status in (*states.UNSUCCESSFUL, TaskStatus.CANCELED)}
+
+
+class Move(NamedTuple):
+    """Where a report leads: the status, the result and why."""
+
+    target: TaskStatus
+    result: int | None = None
+    text: str = ""
+
+
+def record_replies(messages: Reports, now: dt.datetime) -> None:
+    """Replies to ``ota_create``: taken, or not and why.
+
+    Once a dock has taken the command, a refusal says nothing: it answers a repeated delivery.
+    """
+    tasks = _by_bid(messages)
+    matched = [(m, tasks[m.bid, m.sn]) for m in messages if (m.bid, m.sn) in tasks]
+    metrics.count("foreign_replies", len(messages) - len(matched))
+    _write_history((message, task, False) for message, task in matched)
+    moves: defaultdict[Move, list[int]] = defaultdict(list)
+    accepted = {task.pk for message, task in matched if _is_acceptance(message, task)}
+    for message, task in matched:
+        move = _answer(message, task)
+        is_taken = task.pk in accepted or task.replied_at is not None
+        if move and is_taken == (move.target in _RUNNING):
+            moves[move].append(task.pk)
+        if task.sent_at:
+            metrics.observe("reply_seconds", (now - task.sent_at).total_seconds())
+    UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
+    _apply(moves, now, only_from=(TaskStatus.SENT, TaskStatus.PENDING))
+    live.announce((task.rollout_id, task.pk) for _, task in matched)
+
+
+_RUNNING = {TaskStatus.IN_PROGRESS}
+
+
+def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
+    """Whether the dock took the command.
+
+    "Already upgrading" after an attempt that nobody answered means that this attempt was taken.
+    """
+    data = message.data
+    if data.result == errors.ALREADY_UPGRADING and task.attempt > 1:
+        return True
+    return data.result == 0 and data.status not in _ENDS
+
+
+def _answer(message: Message[Report], task: UpgradeTask) -> Move | None:
+    """Where a reply leads; None for nowhere: a word of an earlier attempt, or nothing readable."""
+    data = message.data
+    if _is_acceptance(message, task):
+        is_running = data.status == "in_progress" or task.status == TaskStatus.PENDING
+        return Move(TaskStatus.IN_PROGRESS) if is_running else None
+    if message.tid != task.tid or (data.result is None and data.status not in _ENDS):
+        return None
+    text = errors.advice(data.result) or f"the dock said {data.status}"
+    return Move(_ENDS.get(data.status, TaskStatus.REJECTED), data.result or 0, text)
+
+
+def record_progress(messages: Reports, now: dt.datetime) -> None:
+    """``ota_progress`` of any dialect, in any order, any number of times."""
+    matched, foreign = _match(messages)
+    reports: defaultdict[UpgradeTask, list[Message[Report]]] = defaultdict(list)
+    for message, task in matched:
+        reports[task].append(message)
+    _count_unknown(messages)
+    history: list[tuple[Message[Report], UpgradeTask, bool]] = []
+    rows: dict[int, dict[str, Any]] = {}
+    moves: defaultdict[Move, list[int]] = defaultdict(list)
+    for task, found in reports.items():
+        new = _newer(task, found)
+        history += [(message, task, message not in new) for message in found]
+        if new:
+            rows[task.pk] = _columns(new[-1], task, now)
+            moves[_move(new[-1])].append(task.pk)
+    _write_history(history)
+    bulk.update(UpgradeTask, _COLUMNS, rows)
+    _apply(moves, now)
+    proof.confirm(UpgradeTask.objects.filter(pk__in=rows), now)
+    live.announce((task.rollout_id, task.pk) for task in reports if task.pk in rows)
+    record_foreign(foreign, now)
+
+
+def _count_unknown(messages: Reports) -> None:
+    """Statuses that no document names are counted; they mean running."""
+    strange = sum(message.data.status not in _STATUSES for message in messages)
+    if strange:
+        metrics.count("unknown_values", strange, field="status")
+
+
+_COLUMNS = (
+    "percent",
+    "step",
+    "rate",
+    "result",
+    "message",
+    "progress_at",
+    "progress_seen_at",
+    "replied_at",
+    "device_ok_at",
+)
+
+
+def _newer(task: UpgradeTask, found: Reports) -> Reports:
+    """The reports that say something new, oldest first: none after the end that a dock told."""
+    if task.status in states.TERMINAL or task.device_ok_at:
+        return []
+    new: list[Message[Report]] = []
+    for message in sorted(found, key=lambda message: message.at):
+        if not is_overtaken(message, task.progress_at, task.progress_seen_at):
+            new.append(message)
+            if _is_end(message):
+                break
+    return new
+
+
+def _is_end(message: Message[Report]) -> bool:
+    return message.data.status in {*_ENDS, TaskStatus.OK}
+
+
+def _columns(message: Message[Report], task: UpgradeTask, now: dt.datetime) -> dict[str, Any]:
+    data = message.data
+    is_ok = _move(message).target == TaskStatus.VERIFYING
+    return {
+        "percent": data.percent,
+        "step": data.step or None,
+        "rate": data.rate,
+        "result": data.result,
+        "message": (errors.advice(data.result) or "")[:500],
+        "progress_at": message.at,
+        "progress_seen_at": now,
+        "replied_at": task.replied_at or now,
+        "device_ok_at": now if is_ok else None,
+    }
+
+
+def _move(message: Message[Report]) -> Move:
+    """Where progress leads. A word that nobody knows means running, never success."""
+    status, result = message.data.status, message.data.result or 0
+    if status == TaskStatus.OK and not result:
+        return Move(
+            TaskStatus.VERIFYING, 0, "the dock reports success; its versions have to prove it"
+        )
+    if status == TaskStatus.OK:
+        return Move(
+            TaskStatus.FAILED, result, f"the dock reports success with {errors.advice(result)}"
+        )
+    if status in _ENDS:
+        return Move(_ENDS[status], result, errors.advice(result) or f"the dock reports {status}")
+    if status == TaskStatus.PAUSED:
+        return Move(TaskStatus.PAUSED)
+    return Move(TaskStatus.IN_PROGRESS)
+
+
+def _apply(
+    moves: dict[Move, list[int]], now: dt.datetime, only_from: Iterable[TaskStatus] | None = None
+) -> None:
+    for move, pks in moves.items():
+        UpgradeTask.objects.move(
+            pks, move.target, now, move.text[:500], only_from=only_from, result=move.result
+        )
+
+
+def _by_bid(messages: Reports) -> dict[tuple[str, str], UpgradeTask]:
+    """Tasks that were sent, by ``bid`` and their own dock: nobody else speaks about them.
+
+    They are locked, so that two bridges do not overtake each other between look and write.
+    """
+    bids = {message.bid for message in messages if message.bid}
+    found = UpgradeTask.objects.filter(bid__in=bids, attempt__gt=0).order_by("pk")
+    locked = found.select_for_update(of=("self",)).select_related("gateway")
+    return {(task.bid, task.gateway.sn): task for task in locked}
+
+
+def _match(messages: Reports) -> tuple[list[tuple[Message[Report], UpgradeTask]], Reports]:
+    """Each message with its task: by ``bid``, else the dock's one open task that it has taken.
+
+    The rest belongs to upgrades that are not ours.
+    """
+    by_bid = _by_bid(messages)
+    others = {m.sn for m in messages if (m.bid, m.sn) not in by_bid}
+    taken = UpgradeTask.objects.in_flight().filter(gateway__sn__in=others)
+    taken = taken.filter(Q(replied_at__isnull=False) | Q(gateway__sn__in=_without_bid(messages)))
+    locked = taken.order_by("pk").select_for_update(of=("self",)).select_related("gateway")
+    by_sn = {task.gateway.sn: task for task in locked}
+    matched, foreign = [], []
+    for message in messages:
+        task = by_bid.get((message.bid, message.sn)) or by_sn.get(message.sn)
+        if task is None or _is_revenant(message, task):
+            foreign.append(message)
+        else:
+            matched.append((message, task))
+    return matched, foreign
+
+
+def _without_bid(messages: Reports) -> set[str]:
+    return {message.sn for message in messages if not message.bid}
+
+
+def _is_revenant(message: Message[Report], task: UpgradeTask) -> bool:
+    """A dock goes on with a command that we had given up: nothing else may be sent to it now."""
+    given_up = task.status in states.TERMINAL - {TaskStatus.OK} and task.finished_at
+    is_new = task.progress_at is None or message.at > task.progress_at
+    return bool(given_up and message.received_at > given_up and is_new and not _is_end(message))
+
+
+def _write_history(found: Iterable[tuple[Message[Report], UpgradeTask, bool]]) -> None:
+    """A line for each message; a repeated delivery has the same key and adds none."""
+    bulk.insert(
+        (_event(message, task, is_late) for message, task, is_late in found), ignore_conflicts=True
+    )
+
+
+def _event(message: Message[Report], task: UpgradeTask, is_late: bool) -> TaskEvent:
+    is_reply = message.kind == "services_reply"
+    data = message.data
+    return TaskEvent(
+        task=task,
+        at=message.received_at,
+        kind=TaskEvent.Kind.REPLY if is_reply else TaskEvent.Kind.PROGRESS,
+        key=message.digest,
+        reported_at=message.at,
+        tid=message.tid,
+        bid=message.bid,
+        device_status=data.status,
+        percent=data.percent,
+        step=data.step,
+        rate=data.rate,
+        result=data.result,
+        is_late=is_late,
+        text=(errors.advice(data.result) or "")[:500],
+    )
+
+
+def record_foreign(messages: Reports, now: dt.datetime) -> None:
+    """Keeps upgrades that we did not start, so that they block ours until they end."""
+    if not messages:
+        return
+    metrics.count("foreign_progress", len(messages))
+    newest = {m.sn: m for m in sorted(messages, key=lambda message: message.at)}
+    for device in Device.objects.filter(sn__in=newest):
+        _record_foreign(device, newest[device.sn], now)
+
+
+def _record_foreign(gateway: Device, message: Message[Report], now: dt.datetime) -> None:
+    """Rare, so some statements each are fine."""
+    last = ForeignUpgrade.objects.filter(gateway=gateway).order_by("-pk").first()
+    if last and last.bid == message.bid and last.progress_at:
+        is_known = last.progress_at >= message.at or (last.finished_at and _is_end(message))
+        if is_known:
+            return
+    data, end = message.data, now if _is_end(message) else None
+    values = {
+        "bid": message.bid,
+        "device_status": data.status,
+        "percent": data.percent,
+        "step": data.step,
+        "result": data.result,
+        "last_seen_at": now,
+        "progress_at": message.at,
+        "finished_at": end,
+    }
+    ForeignUpgrade.objects.update_or_create(
+        gateway=gateway,
+        finished_at=None,
+        defaults=values,
+        create_defaults=values | {"first_seen_at": now},
+    )
+    Device.objects.filter(pk=gateway.pk).update(changed_at=now)

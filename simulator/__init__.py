@@ -1,0 +1,1 @@
+"""Docks that speak the device's side of the DJI Cloud API, for the demo and for tests."""

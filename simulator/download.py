@@ -1,0 +1,158 @@
+"""Fetches a package over HTTP as a dock on a poor link does: in pieces, resuming after each cut."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from simulator.clock import Clock
+
+log = logging.getLogger(__name__)
+
+PIECE = 4 * 1024 * 1024
+UNAVAILABLE = 312002
+DAMAGED = 312003
+# Failures in a row, none of which brought a byte, before a dock gives up.
+PATIENCE = 8
+LONGEST_PAUSE = 30.0  # simulated seconds
+_GONE = frozenset({401, 403, 404, 410})
+_NO_HEAD = frozenset({405, 501})
+
+
+class Parcel(Protocol):
+    """What is to be fetched: `file_size` in bytes, `md5` as 32 lower-case hexadecimal digits."""
+
+    @property
+    def file_url(self) -> str: ...
+    @property
+    def file_size(self) -> int: ...
+    @property
+    def md5(self) -> str: ...
+
+
+class DownloadFailedError(Exception):
+    """The package cannot be had; `code` is the device's result code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+        self.code = code
+
+
+class _CutError(Exception):
+    """The transfer ended early; try again from where it stopped."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The dock's way out: its HTTP client, real bytes per second (None: no limit), bytes per Range request."""
+
+    http: httpx.AsyncClient
+    clock: Clock
+    rate: int | None = None
+    piece: int = PIECE
+
+
+def new_client() -> httpx.AsyncClient:
+    """Return a client that a thousand docks may share: no limit of connections, no waiting for one.
+
+    Redirects are not followed: nothing documents that a dock would.
+    """
+    # At INFO httpx logs whole addresses, and a signed address is a key.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    return httpx.AsyncClient(timeout=httpx.Timeout(30, pool=None), limits=limits)
+
+
+async def fetch(line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> None:
+    """Download `parcel`, check size and md5, keep nothing. `on_bytes` is told the length of each chunk.
+
+    Raises DownloadFailedError: UNAVAILABLE when the link is refused or silent for too long, DAMAGED when size or
+    md5 differ from what the command said.
+    """
+    transfer = _Transfer(line, parcel, on_bytes)
+    failures = 0
+    while not transfer.is_complete:
+        before = transfer.offset
+        try:
+            await transfer.next_piece()
+        except (_CutError, httpx.TransportError) as error:
+            failures = 1 if transfer.offset > before else failures + 1
+            if failures > PATIENCE:
+                raise DownloadFailedError(UNAVAILABLE, f"gave up at byte {before}") from error
+            await line.clock.sleep(min(LONGEST_PAUSE, 2.0 ** (failures - 1)))
+    transfer.check()
+
+
+class _Transfer:
+    def __init__(self, line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> None:
+        self.offset = 0
+        self._line = line
+        self._parcel = parcel
+        self._on_bytes = on_bytes
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._is_announced = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self._is_announced and self.offset >= self._parcel.file_size
+
+    async def next_piece(self) -> None:
+        """Ask for the next piece, after a HEAD at first. Raises _CutError when less arrives."""
+        if not self._is_announced:
+            await self._announce()
+        last = min(self.offset + self._line.piece, self._parcel.file_size) - 1
+        wanted = last + 1
+        headers = {"Range": f"bytes={self.offset}-{last}", "Accept-Encoding": "identity"}
+        async with self._line.http.stream("GET", self._parcel.file_url, headers=headers) as answer:
+            self._accept(answer)
+            await self._read(answer)
+        if self.offset < wanted:
+            raise _CutError
+
+    def check(self) -> None:
+        """Raises DownloadFailedError when the bytes are not those that were promised."""
+        if self.offset != self._parcel.file_size:
+            raise DownloadFailedError(
+                DAMAGED, f"{self.offset} bytes instead of {self._parcel.file_size}"
+            )
+        if self._digest.hexdigest() != self._parcel.md5:
+            raise DownloadFailedError(DAMAGED, "md5 differs")
+
+    async def _announce(self) -> None:
+        answer = await self._line.http.head(self._parcel.file_url)
+        if answer.status_code not in _NO_HEAD:
+            _check_status(answer)
+            length = answer.headers.get("Content-Length")
+            if length is not None and length != str(self._parcel.file_size):
+                raise DownloadFailedError(
+                    DAMAGED, f"size {length} instead of {self._parcel.file_size}"
+                )
+        self._is_announced = True
+
+    def _accept(self, answer: httpx.Response) -> None:
+        _check_status(answer)
+        if answer.status_code == 200 and self.offset:
+            # A server without ranges starts anew, and so does the md5.
+            self._on_bytes(-self.offset)
+            self.offset, self._digest = 0, hashlib.md5(usedforsecurity=False)
+
+    async def _read(self, answer: httpx.Response) -> None:
+        async for chunk in answer.aiter_raw():
+            self._digest.update(chunk)
+            self.offset += len(chunk)
+            self._on_bytes(len(chunk))
+            if self.offset > self._parcel.file_size:
+                return
+            if self._line.rate:
+                await asyncio.sleep(len(chunk) / self._line.rate)
+
+
+def _check_status(answer: httpx.Response) -> None:
+    if answer.status_code in _GONE or answer.is_redirect:
+        raise DownloadFailedError(UNAVAILABLE, f"the server says {answer.status_code}")
+    if not answer.is_success:
+        raise _CutError

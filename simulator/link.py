@@ -1,0 +1,116 @@
+"""A dock's connection to the broker; the only file that knows aiomqtt."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import aiomqtt
+
+QOS = 1
+KEEPALIVE = 30
+TIMEOUT = 10.0
+# Seconds for the TCP and TLS handshake. It happens in a thread that nothing can cancel, and a simulator that is
+# told to stop has to be gone within five.
+CONNECT_TIMEOUT = 3.0
+
+
+class LinkLostError(Exception):
+    """The broker cannot be reached, refused the dock, or went away."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is. The password never shows in a representation."""
+
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    is_encrypted: bool = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Parse `mqtt://user:password@host:1883` or `mqtts://…`. Raises ValueError for anything else."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ValueError("The port in the broker's address is not a number.") from None
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
+            raise ValueError("The broker's address must look like mqtt://user:password@host:1883.")
+        is_encrypted = parts.scheme == "mqtts"
+        return cls(
+            parts.hostname,
+            port or (8883 if is_encrypted else 1883),
+            unquote(parts.username) if parts.username else None,
+            unquote(parts.password) if parts.password else None,
+            is_encrypted,
+        )
+
+
+class Session:
+    """One live connection."""
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._client = client
+
+    async def send(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 1 and wait for the broker's acknowledgement. Raises LinkLostError."""
+        try:
+            await self._client.publish(topic, payload, qos=QOS)
+        except aiomqtt.MqttError as error:
+            raise LinkLostError(str(error)) from error
+        _heed_cancellation()
+
+    async def messages(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield topic and payload of what arrives. Raises LinkLostError when the connection ends."""
+        try:
+            async for message in self._client.messages:
+                if isinstance(message.payload, bytes):
+                    yield message.topic.value, message.payload
+        except aiomqtt.MqttError as error:
+            raise LinkLostError(str(error)) from error
+
+
+@asynccontextmanager
+async def connect(broker: Broker, sn: str, topics: list[str]) -> AsyncIterator[Session]:
+    """Connect as the dock `sn`, subscribe to `topics`, and disconnect at the end. Raises LinkLostError."""
+    client = _client(broker, sn)
+    try:
+        async with client:
+            await client.subscribe([(topic, QOS) for topic in topics])
+            _heed_cancellation()
+            yield Session(client)
+    except aiomqtt.MqttError as error:
+        raise LinkLostError(str(error)) from error
+
+
+def _heed_cancellation() -> None:
+    # Up to Python 3.11 asyncio.wait_for, which aiomqtt uses, forgets a cancellation that arrives together with the
+    # broker's acknowledgement; the dock would then go on for ever.
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _client(broker: Broker, sn: str) -> aiomqtt.Client:
+    client = aiomqtt.Client(
+        broker.host,
+        broker.port,
+        username=broker.username,
+        password=broker.password,
+        identifier=sn,
+        timeout=TIMEOUT,
+        keepalive=KEEPALIVE,
+        # Otherwise each small message waits 40 ms for the acknowledgement of the one before.
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        tls_context=ssl.create_default_context() if broker.is_encrypted else None,
+    )
+    client.pending_calls_threshold = 100
+    client._client.connect_timeout = CONNECT_TIMEOUT
+    return client

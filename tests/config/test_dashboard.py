@@ -1,0 +1,258 @@
+"""The console's first page, who sees what, and the groups."""
+
+import datetime as dt
+import importlib
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import Group, User
+from django.core.cache import cache
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+from pytest_django import Settings
+
+from fleet.models import Device
+from mqtt_bridge.models import FailedMessage
+from ota.models import ForeignUpgrade
+from ota.states import TaskStatus
+from tests.make import (
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_organization,
+    make_package,
+    make_task,
+)
+from tests.people import context, log_in, text
+
+pytestmark = pytest.mark.django_db
+
+PAGE = "/admin/"
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def viewer(client: Client) -> Client:
+    log_in(client, "Viewers")
+    return client
+
+
+def test_an_empty_fleet_is_led_to_its_first_upgrade(viewer: Client) -> None:
+    steps = [step for step, _ in context(viewer, PAGE)["steps"]]
+    assert [step.text for step in steps] == [
+        "Make an organization",
+        "Add firmware packages",
+        "Connect a dock",
+    ]
+    assert not any(step.is_done for step in steps)
+
+
+def test_steps_that_were_taken_are_ticked(viewer: Client) -> None:
+    make_organization()
+    make_package()
+    assert [step.is_done for step, _ in context(viewer, PAGE)["steps"]] == [True, True, False]
+
+
+@pytest.mark.parametrize(("group", "is_shown"), [("Viewers", False), ("Administrators", True)])
+def test_a_steps_button_is_there_for_those_who_may_use_it(
+    client: Client, group: str, is_shown: bool
+) -> None:
+    log_in(client, group)
+    assert ("Add organization" in text(client.get(PAGE))) is is_shown
+
+
+def test_the_fleet_is_counted_by_need(viewer: Client) -> None:
+    make_package("10.01.3205")
+    make_dock("10.01.1607")
+    make_dock("10.01.1607")
+    make_dock("10.01.3205")
+    parts = {part.text: part.devices for part in context(viewer, PAGE)["by_need"]}
+    assert parts == {"Upgrade": 2, "Up to date": 1}
+
+
+def test_the_fleet_is_counted_by_model_and_version(viewer: Client) -> None:
+    make_package("10.01.3205")
+    make_aircraft(make_dock("10.01.1607"), "10.01.3205")
+    make_dock("10.01.3205")
+    dock, aircraft = context(viewer, PAGE)["by_model"]
+    assert [(p.text, p.devices) for p in dock.parts] == [("10.01.3205", 1), ("10.01.1607", 1)]
+    assert [(p.text, p.devices) for p in aircraft.parts] == [("10.01.3205", 1)]
+    assert dock.newest == "10.01.3205"
+
+
+def test_many_versions_of_a_model_end_in_one_part(viewer: Client) -> None:
+    for n in range(9):
+        make_dock(f"10.01.000{n}")
+    parts = context(viewer, PAGE)["by_model"][0].parts
+    assert (len(parts), parts[-1].text, parts[-1].devices) == (7, "older", 3)
+
+
+def test_every_link_leads_to_a_page(viewer: Client) -> None:
+    make_package("10.01.3205")
+    Device.objects.create(sn="stray")
+    make_dock("odd")
+    for status in (TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.REJECTED, TaskStatus.SENT):
+        make_task(make_dock(), status=status, finished_at=timezone.now())
+    now = timezone.now()
+    ForeignUpgrade.objects.create(gateway=make_dock(), first_seen_at=now, last_seen_at=now)
+    FailedMessage.objects.keep([FailedMessage.of("topic", b"{}", now, "no")])
+    found = context(viewer, PAGE)
+    links = [one.url for one in (*found["tiles"], *found["attention"], *found["by_need"])]
+    links += [url for row in found["by_model"] for url in (row.url, *(p.url for p in row.parts))]
+    assert len(links) > 15
+    assert {viewer.get(link).status_code for link in links} == {200}
+
+
+def test_a_links_list_shows_what_was_counted(viewer: Client) -> None:
+    for status in (TaskStatus.FAILED, TaskStatus.FAILED, TaskStatus.OK):
+        make_task(make_dock(), status=status, finished_at=timezone.now())
+    tile = context(viewer, PAGE)["attention"][0]
+    listed = context(viewer, tile.url)["cl"]
+    assert (tile.number, listed.result_count) == (2, 2)
+
+
+def test_a_failed_task_is_shown_with_its_advice(viewer: Client) -> None:
+    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=timezone.now(), result=312704)
+    assert "312704" in text(viewer.get(PAGE))
+
+
+def test_a_failure_of_last_month_is_forgotten(viewer: Client) -> None:
+    long_ago = timezone.now() - dt.timedelta(days=30)
+    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=long_ago)
+    assert context(viewer, PAGE)["attention"] == []
+
+
+def test_what_runs_is_shown(viewer: Client) -> None:
+    make_task(make_dock(callsign="Roof"), status=TaskStatus.IN_PROGRESS, percent=41)
+    assert "Roof" in text(viewer.get(PAGE))
+
+
+def test_the_page_costs_the_same_for_few_and_for_many_devices(
+    viewer: Client, django_assert_max_num_queries: Any
+) -> None:
+    make_package("10.01.3205")
+    costs = []
+    for number in (3, 60):
+        for n in range(number):
+            make_dock(f"10.01.1{number}{n % 10}" if number == 3 else "10.01.3205")
+        make_task(make_dock(), status=TaskStatus.FAILED, finished_at=timezone.now())
+        with django_assert_max_num_queries(25) as queries:
+            viewer.get(PAGE)
+        costs.append(len(queries))
+    assert costs[0] == costs[1]
+
+
+def test_who_may_see_nothing_sees_nothing(client: Client) -> None:
+    make_task(make_dock(callsign="Roof"), status=TaskStatus.IN_PROGRESS)
+    client.force_login(User.objects.create(username="new", is_staff=True))
+    assert "Roof" not in text(client.get(PAGE))
+
+
+# Warnings
+
+
+def warnings_of(client: Client) -> str:
+    return " ".join(warning.text for warning in context(client, PAGE)["warnings"])
+
+
+def test_a_missing_bridge_is_told(viewer: Client) -> None:
+    assert "No bridge is listening" in warnings_of(viewer)
+
+
+def test_a_bridge_that_listens_is_not_missing(viewer: Client) -> None:
+    make_listening()
+    assert "No bridge" not in warnings_of(viewer)
+
+
+@pytest.mark.parametrize(("licence", "answers", "is_told"), [
+    ("", True, True), ("licence", True, False), ("", False, False),
+])  # fmt: skip
+def test_a_missing_licence_is_told_where_docks_ask_for_it(
+    viewer: Client, settings: Settings, licence: str, answers: bool, is_told: bool
+) -> None:
+    settings.DJI_APP_LICENSE, settings.MQTT_ANSWER_REQUESTS = licence, answers
+    assert ("DJI_APP_LICENSE" in warnings_of(viewer)) is is_told
+
+
+def test_a_redis_that_is_away_is_told(viewer: Client, settings: Settings) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert "Redis does not answer" in warnings_of(viewer)
+
+
+@pytest.mark.services
+def test_a_worker_that_is_away_is_told(viewer: Client, redis_server: Any) -> None:
+    assert "No worker answers" in warnings_of(viewer)
+
+
+@pytest.mark.parametrize(
+    ("broker", "is_told"), [("mqtts://broker.example.org", True), ("mqtt://127.0.0.1:1883", False)]
+)
+def test_a_firmware_address_that_docks_cannot_reach_is_told(
+    viewer: Client, settings: Settings, broker: str, is_told: bool
+) -> None:
+    settings.MQTT_URL = broker
+    assert ("FIRMWARE_URL" in warnings_of(viewer)) is is_told
+
+
+# Groups and users
+
+
+def permissions(group: str) -> set[str]:
+    rows = Group.objects.get(name=group).permissions
+    return {
+        f"{app}.{name}" for app, name in rows.values_list("content_type__app_label", "codename")
+    }
+
+
+def test_viewers_look_at_everything_of_ours_and_change_nothing(viewer: Client) -> None:
+    given = permissions("Viewers")
+    assert {"fleet.view_device", "ota.view_rollout", "mqtt_bridge.view_failedmessage"} <= given
+    assert all(".view_" in one for one in given)
+
+
+def test_operators_upgrade_and_do_not_administer(client: Client) -> None:
+    log_in(client, "Operators")
+    extra = {one for one in permissions("Operators") if ".view_" not in one}
+    assert extra == {"ota.upgrade_devices", "fleet.change_device"}
+
+
+def test_administrators_may_all_of_it_and_manage_users(client: Client) -> None:
+    log_in(client, "Administrators")
+    wanted = {"fleet.adopt_device", "ota.add_firmwarepackage", "auth.change_user"}
+    assert wanted | {"ota.upgrade_devices"} <= permissions("Administrators")
+
+
+def test_the_groups_go_and_come_with_their_migration() -> None:
+    migration = importlib.import_module("ota.migrations.0002_groups")
+    migration.remove(apps, connection.schema_editor())
+    assert not Group.objects.filter(name="Viewers").exists()
+    migration.add(apps, connection.schema_editor())
+    assert "fleet.view_device" in permissions("Viewers")
+
+
+def test_an_administrator_makes_nobody_a_superuser(client: Client) -> None:
+    user = log_in(client, "Administrators")
+    form = {"username": user.username, "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    client.post(f"/admin/auth/user/{user.pk}/change/", form)
+    user.refresh_from_db()
+    assert not user.is_superuser
+
+
+def test_an_administrator_does_not_touch_a_superuser(client: Client) -> None:
+    log_in(client, "Administrators")
+    root = User.objects.create_superuser("root")
+    assert client.post(f"/admin/auth/user/{root.pk}/change/", {}).status_code == 403
+    assert client.post(f"/admin/auth/user/{root.pk}/password/", {}).status_code == 403
+
+
+def test_nothing_comes_from_another_host(viewer: Client) -> None:
+    page = text(viewer.get(PAGE))
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    assert "onclick" not in page

@@ -1,0 +1,141 @@
+"""A wrong variable ends the process with one line; nobody gets a traceback or a password."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config import env
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WRONG = [
+    ("DEBUG", "perhaps", "1 or 0"),
+    ("PUBLIC_URL", "fleet.example.org", "http:// or https:// and a host"),
+    ("PUBLIC_URL", "http://", "http:// or https:// and a host"),
+    ("FIRMWARE_URL", "ftp://fleet.example.org", "http:// or https:// and a host"),
+    ("FIRMWARE_URL", "http://fleet.example.org:99999", "a port from 1 to 65535"),
+    ("REDIS_URL", "http://127.0.0.1", "redis:// or rediss:// and a host"),
+    ("MQTT_URL", "tcp://127.0.0.1", "mqtt:// or mqtts:// and a host"),
+    ("MQTT_URL", "mqtt://broker:port", "a port from 1 to 65535"),
+    ("MQTT_VERSION", "4", "3.1.1 or 5"),
+    ("MQTT_CA_FILE", "/nowhere/ca.pem", "the path of a file"),
+    ("MQTT_CLIENT_CERT", "/nowhere/cert.pem", "the path of a file"),
+    ("MQTT_CLIENT_KEY", "/nowhere/key.pem", "the path of a file"),
+    ("MQTT_ANSWER_REQUESTS", "2", "1 or 0"),
+    ("DATABASE_URL", "mysql://127.0.0.1/fleet", "sqlite:///path or postgres://"),
+    ("DATABASE_URL", "sqlite:///", "sqlite:///path or postgres://"),
+    ("STORAGE_URL", "gs://bucket", "file://folder or s3://bucket"),
+    ("STORAGE_URL", "file://", "file://folder or s3://bucket"),
+    ("TIME_ZONE", "Mars/Olympus", "a time zone by name"),
+    ("LOG_FORMAT", "xml", "text or json"),
+    ("FIRMWARE_LINK_HOURS", "soon", "a number from 0.001 to 168"),
+    ("FIRMWARE_LINK_HOURS", "0", "a number from 0.001 to 168"),
+    ("OTA_SEND_ATTEMPTS", "11", "a number from 1 to 10"),
+    ("OTA_SEND_ATTEMPTS", "1.5", "a whole number from 1 to 10"),
+    ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),
+    ("DATABASE_URL", "sqlite:////proc/x/y", "a path in a folder that can be written"),
+    ("CSRF_TRUSTED_ORIGINS", "fleet.example.org", "addresses such as https://"),
+    ("ROLLOUT_LIMIT_IN_FLIGHT", "-1", "a number from 1 to 100000"),
+]
+
+
+def read_settings(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Reads the settings in a process that has nothing but these variables (and a key)."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "COV"))}
+    return subprocess.run(
+        [sys.executable, "-c", "import config.settings"],
+        cwd=ROOT,
+        env=kept | {"SECRET_KEY": "k" * 50} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), WRONG)
+def test_a_wrong_value_gives_one_line(name: str, value: str, expected: str) -> None:
+    done = read_settings(**{name: value})
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"{name} is {value!r}; expected ")
+    assert expected in done.stderr
+
+
+def test_a_missing_key_is_named() -> None:
+    done = read_settings(SECRET_KEY="")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "SECRET_KEY is missing; expected" in done.stderr
+
+
+def test_with_debug_the_key_may_be_missing() -> None:
+    assert read_settings(SECRET_KEY="", DEBUG="1").returncode == 0
+
+
+def test_the_defaults_are_accepted() -> None:
+    done = read_settings()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MQTT_URL", "tcp://user:hunter2@broker"),
+        ("REDIS_URL", "amqp://:hunter2@broker/0"),
+        ("DATABASE_URL", "mysql://fleet:hunter2@db/fleet"),
+        ("DATABASE_URL", "postgres://fleet:hunter2@db:99999/fleet"),
+        ("MQTT_URL", "mqtt://user:p@ss:hunter2@broker:port"),
+        ("STORAGE_URL", "gs://bucket?key=hunter2"),
+    ],
+)
+def test_no_password_is_shown(name: str, value: str) -> None:
+    done = read_settings(**{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{name} is ")
+    assert "hunter2" not in done.stderr
+
+
+def test_addresses_are_shown_without_user_password_and_query() -> None:
+    assert env.without_password("redis://:hunter2@cache:6379/0") == "redis://***@cache:6379/0"
+    assert env.without_password("s3://bucket?endpoint=x") == "s3://bucket?***"
+    assert env.without_password("mqtt://broker:1883") == "mqtt://broker:1883"
+    assert env.without_password("perhaps") == "perhaps"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_FORMAT", "  ")
+    assert env.choice("LOG_FORMAT", "text", ("text", "json")) == "text"
+
+
+def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "one.example.org, two.example.org,")
+    assert env.listing("ALLOWED_HOSTS", []) == ["one.example.org", "two.example.org"]
+
+
+def test_sqlite_waits_for_its_lock_and_writes_ahead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///data/fleet.sqlite3")
+    entry = env.database("DATABASE_URL", "", tmp_path)
+    assert entry["NAME"] == str(tmp_path / "data" / "fleet.sqlite3")
+    assert entry["OPTIONS"]["timeout"] == 20
+    assert "journal_mode=WAL" in entry["OPTIONS"]["init_command"]
+
+
+def test_postgres_is_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://fleet:p%40ss@db:5433/fleet")
+    entry = env.database("DATABASE_URL", "", tmp_path)
+    assert entry["ENGINE"] == "django.db.backends.postgresql"
+    assert (entry["HOST"], entry["PORT"], entry["PASSWORD"]) == ("db", 5433, "p@ss")
+
+
+def test_a_bucket_keeps_its_prefix_and_endpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STORAGE_URL", "s3://firmware/fleet/a?endpoint=https://s3.example.org")
+    options = env.storage("STORAGE_URL", "", tmp_path)["OPTIONS"]
+    assert (options["bucket_name"], options["location"]) == ("firmware", "fleet/a")
+    assert options["endpoint_url"] == "https://s3.example.org"

@@ -1,0 +1,215 @@
+"""What tests stand on: servers and a database of their own, and our processes over them."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as project_settings
+from django.db import connection, connections
+from kombu import pools
+from pytest_django import Settings
+
+from config import env
+from config.celery import app as celery_app
+from demo import ports
+from mqtt_bridge import publisher
+from tests import servers
+from tests.docks import Wire
+from tests.processes import Processes
+
+StartServer = Callable[[Callable[[Path], servers.Server]], servers.Server]
+_STARTED = pytest.StashKey[Processes]()
+_SHOWN = 6000  # characters of each log that a failed test shows
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=("sqlite", "postgres"),
+        default=os.environ.get("TEST_DATABASE") or "sqlite",
+        help="the database of the tests; postgres starts one of its own (also: TEST_DATABASE)",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what its processes wrote; in CI a skipped one has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and _in_ci():
+        report.outcome = "failed"
+        report.longrepr = f"With CI set every test must run: {report.longrepr}"
+    started = item.stash.get(_STARTED, None)
+    if report.failed and started:
+        for process in started.running:
+            report.sections.append((f"output of {process.name}", process.output[-_SHOWN:]))
+    return report
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+
+# Servers: started by the first test that asks, ended with the session.
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[StartServer]:
+    """Starts a server in a folder that also the user ``postgres`` may enter, unlike pytest's own."""
+    root = Path(tempfile.mkdtemp(prefix="fleet-ota-"))
+    root.chmod(0o755)
+    started: list[servers.Server] = []
+
+    def start(make: Callable[[Path], servers.Server]) -> servers.Server:
+        folder = root / make.__name__
+        folder.mkdir()
+        started.append(make(folder))
+        return started[-1].start()
+
+    yield start
+    for server in reversed(started):
+        server.end()
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def session_mosquitto(start_server: StartServer) -> servers.Server:
+    return start_server(servers.mosquitto)
+
+
+@pytest.fixture(scope="session")
+def session_redis(start_server: StartServer) -> Iterator[servers.Server]:
+    server = start_server(servers.redis)
+    # Celery reads its address once a process.
+    celery_app.conf.update(broker_url=server.url)
+    yield server
+    pools.reset()
+
+
+@pytest.fixture(scope="session")
+def postgres(start_server: StartServer) -> servers.Server:
+    """A PostgreSQL of the session's own; ``.url`` names its database ``fleet``."""
+    return start_server(servers.postgres)
+
+
+@pytest.fixture
+def mosquitto(session_mosquitto: servers.Server, settings: Settings) -> Iterator[servers.Server]:
+    """A running broker, in the settings too; a test may ``stop()`` and ``start()`` it."""
+    if not session_mosquitto.is_alive:
+        session_mosquitto.start()
+    settings.MQTT_URL = session_mosquitto.url
+    yield session_mosquitto
+    publisher.close()
+
+
+@pytest.fixture
+def redis_server(session_redis: servers.Server, settings: Settings) -> servers.Server:
+    """A running, empty Redis, in the settings too; a test may ``stop()`` and ``start()`` it."""
+    if not session_redis.is_alive:
+        session_redis.start()
+    servers.empty_redis(session_redis.url)
+    settings.REDIS_URL = settings.CELERY_BROKER_URL = session_redis.url
+    layer = project_settings.CHANNEL_LAYERS["default"]
+    settings.CHANNEL_LAYERS = {"default": layer | {"CONFIG": {"hosts": [session_redis.url]}}}
+    return session_redis
+
+
+@pytest.fixture
+def wire(mosquitto: servers.Server) -> Iterator[Wire]:
+    with Wire(mosquitto.url) as connected:
+        yield connected
+
+
+# The database: a file, so that processes can share it, or the session's own PostgreSQL.
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if request.config.getoption("--database") == "postgres":
+        _use(_postgres_entry(request.getfixturevalue("postgres").url))
+    else:
+        folder = tmp_path_factory.mktemp("database")
+        entry = project_settings.DATABASES["default"]
+        _use(entry | {"TEST": {"NAME": str(folder / "fleet.sqlite3")}})
+
+
+def _postgres_entry(url: str) -> dict[str, Any]:
+    """As the settings would read it from DATABASE_URL."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DATABASE_URL", url)
+        return env.database("DATABASE_URL", "", Path())
+
+
+def _use(entry: dict[str, Any]) -> None:
+    """Makes Django open the database of this entry from now on."""
+    del connections["default"]
+    connections.settings["default"] = entry
+    connections.settings = connections.configure_settings(connections.settings)
+
+
+@pytest.fixture
+def database_url(transactional_db: None) -> str:
+    """The address of the test's database, for processes that share it."""
+    values = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{values['NAME']}"
+    return f"postgres://{values['USER']}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
+
+
+# Our own processes.
+
+
+def _storage_entry(folder: Path) -> dict[str, Any]:
+    """As the settings would read it from STORAGE_URL."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STORAGE_URL", f"file://{folder}")
+        return env.storage("STORAGE_URL", "", Path())
+
+
+@pytest.fixture(autouse=True)
+def packages_folder(tmp_path: Path, settings: Settings) -> None:
+    """No test puts packages among those of the person at this machine, or of another test."""
+    entry = _storage_entry(tmp_path / "media")
+    settings.STORAGES = settings.STORAGES | {"default": entry}
+
+
+@pytest.fixture
+def processes(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    database_url: str,
+    redis_server: servers.Server,
+    mosquitto: servers.Server,
+    settings: Settings,
+) -> Iterator[Processes]:
+    """Starts bridge, worker, beat, web, firmware and simulator over the test's servers.
+
+    The test's own code sees the same addresses and the same storage. All are ended with the test.
+    """
+    web_port, firmware_port = ports.free(), ports.free()
+    settings.PUBLIC_URL = f"http://{ports.HOST}:{web_port}"
+    settings.FIRMWARE_URL = f"http://{ports.HOST}:{firmware_port}"
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "SECRET_KEY": settings.SECRET_KEY,
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_server.url,
+        "MQTT_URL": mosquitto.url,
+        # The broker keeps the sessions of earlier tests.
+        "MQTT_CLIENT_ID": f"bridge-{uuid.uuid4().hex[:8]}",
+        "STORAGE_URL": f"file://{tmp_path}/media",
+        "PUBLIC_URL": settings.PUBLIC_URL,
+        "FIRMWARE_URL": settings.FIRMWARE_URL,
+    }
+    started = Processes(environment, tmp_path, web_port, firmware_port)
+    request.node.stash[_STARTED] = started
+    yield started
+    started.end_all()

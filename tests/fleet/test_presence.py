@@ -1,0 +1,147 @@
+"""Topology: docks with their aircraft, and who may say what about whom."""
+
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from fleet.models import Device
+from mqtt_bridge import pipeline, router
+from mqtt_bridge.envelope import Reply
+from tests.make import envelope, make_aircraft, make_dock, make_organization, received
+
+pytestmark = pytest.mark.django_db
+
+AIRCRAFT = {"domain": "0", "type": 91, "sub_type": 1, "index": "A"}
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> None:
+    router.discover()
+
+
+def topology(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> list[Reply]:
+    children = [AIRCRAFT | {"sn": child} for child in aircraft]
+    data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": children} | fields
+    at = int((timezone.now().timestamp() - seconds_ago) * 1000)
+    message = envelope(data, "update_topo", timestamp=at)
+    return pipeline.process([received(f"sys/product/{sn}/status", message)])
+
+
+def stored(sn: str) -> Device:
+    return Device.objects.get(sn=sn)
+
+
+def test_a_dock_and_its_aircraft_come_online() -> None:
+    topology("DOCK1", "AIR1")
+    dock, aircraft = stored("DOCK1"), stored("AIR1")
+    assert (dock.model and dock.model.key, aircraft.model and aircraft.model.key) == (
+        "3-2-0",
+        "0-91-1",
+    )
+    assert aircraft.gateway == dock
+    assert dock.is_online
+    assert aircraft.is_online
+
+
+def test_it_is_answered_with_its_own_ids() -> None:
+    (reply,) = topology("DOCK1")
+    assert (reply.method, reply.data) == ("update_topo", {"result": 0})
+
+
+def test_numbers_as_text_and_a_missing_domain_are_understood() -> None:
+    topology("DOCK1", domain=None, type="3", sub_type="0", version=7)
+    model = stored("DOCK1").model
+    assert model
+    assert model.key == "3-3-0"
+
+
+def test_an_empty_list_means_that_the_aircraft_is_off_and_still_there() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=2)
+    topology("DOCK1")
+    aircraft = stored("AIR1")
+    assert (aircraft.presence, aircraft.gateway) == ("off", stored("DOCK1"))
+    assert stored("DOCK1").is_online
+
+
+def test_a_list_that_cannot_be_read_says_nothing_about_the_aircraft() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=2)
+    topology("DOCK1", sub_devices="none")
+    assert stored("AIR1").is_online
+
+
+def test_an_aircraft_follows_the_dock_that_named_it_last() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=2)
+    topology("DOCK2", "AIR1")
+    assert stored("AIR1").gateway == stored("DOCK2")
+    topology("DOCK1", "AIR1", seconds_ago=1)
+    assert stored("AIR1").gateway == stored("DOCK2")
+
+
+def test_another_aircraft_in_the_dock_takes_the_place_of_the_first() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=2)
+    topology("DOCK1", "AIR2")
+    assert stored("AIR2").gateway == stored("DOCK1")
+    assert stored("AIR1").gateway is None
+
+
+def test_an_overtaken_topology_changes_nothing() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=1)
+    topology("DOCK1", seconds_ago=5)
+    assert stored("AIR1").is_online
+
+
+def test_a_topology_that_the_broker_kept_says_who_belongs_to_whom_but_not_who_is_online() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=600)
+    assert stored("AIR1").gateway == stored("DOCK1")
+    assert not stored("DOCK1").is_online
+
+
+def test_a_dock_cannot_take_the_aircraft_of_another_organization() -> None:
+    victim = make_dock()
+    aircraft = make_aircraft(victim)
+    thief = make_dock(organization=make_organization())
+    topology(thief.sn, aircraft.sn)
+    assert stored(aircraft.sn).gateway == victim
+
+
+def test_a_dock_cannot_call_another_dock_its_aircraft() -> None:
+    dock, other = make_dock(), make_dock()
+    topology(dock.sn, other.sn)
+    assert stored(other.sn).gateway is None
+    assert stored(other.sn).is_dock
+
+
+def test_an_aircraft_that_is_nobodys_comes_with_its_dock() -> None:
+    dock = make_dock()
+    topology(dock.sn, "AIR1")
+    assert stored("AIR1").organization == dock.organization
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.4.1", "99.0", "", 3])
+def test_no_thing_version_is_refused(version: Any) -> None:
+    topology("DOCK1", "AIR1", thing_version=version)
+    assert stored("DOCK1").is_online
+
+
+@pytest.mark.parametrize("child", ["", "../x", "a b"])
+def test_an_impossible_serial_number_of_a_child_is_passed_by(child: str) -> None:
+    topology("DOCK1", child, "AIR1")
+    assert set(Device.objects.values_list("sn", flat=True)) == {"DOCK1", "AIR1"}
+
+
+def test_a_dock_that_starts_has_to_report_its_state_anew() -> None:
+    dock = make_dock(mode_code=0, drone_in_dock=1)
+    topology(dock.sn)
+    device = stored(dock.sn)
+    assert (device.mode_code, device.drone_in_dock) == (None, None)
+
+
+def test_a_dock_has_one_aircraft_whatever_it_says() -> None:
+    topology("DOCK1", "AIR1", "AIR2")
+    assert [d.sn for d in Device.objects.filter(gateway__sn="DOCK1")] == ["AIR1"]
+
+
+def test_a_list_that_no_dock_would_send_is_not_read() -> None:
+    topology("DOCK1", *(f"AIR{number}" for number in range(50)))
+    assert [device.sn for device in Device.objects.all()] == ["DOCK1"]

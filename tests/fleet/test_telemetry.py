@@ -1,0 +1,251 @@
+"""What we keep of osd and state, and who is online."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from pytest_django import Settings
+
+from fleet import telemetry
+from fleet.models import Device
+from mqtt_bridge import pipeline, router
+from tests.make import NEW, OLD, envelope, make_aircraft, make_device, make_dock, received
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> None:
+    router.discover()
+
+
+def say(sn: str, data: Any, kind: str = "osd", seconds_ago: float = 0, **fields: Any) -> None:
+    at = timezone.now() - dt.timedelta(seconds=seconds_ago)
+    message = envelope(data, timestamp=int(at.timestamp() * 1000), **fields)
+    pipeline.process([received(f"thing/product/{sn}/{kind}", message)])
+
+
+def stored(sn: str) -> Device:
+    return Device.objects.get(sn=sn)
+
+
+def test_a_device_that_speaks_without_being_known_is_kept_unclaimed() -> None:
+    say("NEWDOCK1", {"mode_code": 0})
+    device = stored("NEWDOCK1")
+    assert (device.organization, device.is_online, device.mode_code) == (None, True, 0)
+
+
+def test_partial_messages_are_merged_by_key() -> None:
+    dock = make_dock()
+    say(dock.sn, {"mode_code": 4, "drone_charge_state": {"capacity_percent": 55}})
+    say(dock.sn, {"flighttask_step_code": 1, "wireless_link": {"link_workmode": 1}})
+    device = stored(dock.sn)
+    assert (device.mode_code, device.battery_percent) == (4, 55)
+    assert (device.flighttask_step_code, device.link_workmode) == (1, 1)
+
+
+def test_one_wrong_key_does_not_cost_the_others() -> None:
+    dock = make_dock()
+    say(dock.sn, {"mode_code": "much", "drone_in_dock": 0, "storage": [], "cover": {"x": 1}})
+    device = stored(dock.sn)
+    assert (device.mode_code, device.drone_in_dock) == (0, 0)
+
+
+def test_one_wrong_key_inside_an_object_does_not_cost_its_others() -> None:
+    dock = make_dock()
+    say(
+        dock.sn, {"sub_device": {"device_sn": "A1", "device_paired": {}, "device_online_status": 1}}
+    )
+    device = stored(dock.sn)
+    assert (device.sub_device_sn, device.sub_device_online) == ("A1", 1)
+    assert device.sub_device_paired is None
+
+
+def test_firmware_is_found_on_either_topic() -> None:
+    dock = make_dock()
+    say(dock.sn, {"firmware_version": NEW}, "osd")
+    assert stored(dock.sn).firmware_version == NEW
+    say(dock.sn, {"firmware_version": "14.03.0915"}, "state")
+    assert stored(dock.sn).firmware_number == 14030915
+
+
+def test_each_firmware_key_counts_by_itself() -> None:
+    dock = make_dock()
+    say(dock.sn, {"compatible_status": 1}, "state")
+    say(dock.sn, {"firmware_upgrade_status": True}, "state")
+    device = stored(dock.sn)
+    assert (device.firmware_version, device.compatible_status) == (OLD, 1)
+    assert device.firmware_upgrade_status == 1
+
+
+def test_an_empty_version_keeps_the_last_known_one() -> None:
+    dock = make_dock()
+    say(dock.sn, {"firmware_version": ""}, "state")
+    assert stored(dock.sn).firmware_version == OLD
+
+
+def test_a_version_in_an_unknown_form_is_kept_and_never_compared() -> None:
+    dock = make_dock()
+    say(dock.sn, {"firmware_version": "factory"}, "state")
+    device = stored(dock.sn)
+    assert (device.firmware_version, device.firmware_number) == ("factory", 0)
+
+
+def test_a_report_that_was_overtaken_changes_nothing() -> None:
+    dock = make_dock()
+    say(dock.sn, {"firmware_version": NEW}, "state", seconds_ago=1)
+    say(dock.sn, {"firmware_version": OLD}, "state", seconds_ago=5)
+    assert stored(dock.sn).firmware_version == NEW
+
+
+def test_within_one_batch_the_newest_report_wins() -> None:
+    dock, now = make_dock(), int(timezone.now().timestamp() * 1000)
+    topic = f"thing/product/{dock.sn}/state"
+    newer = envelope({"firmware_version": NEW}, timestamp=now)
+    older = envelope({"firmware_version": OLD}, timestamp=now - 500)
+    pipeline.process([received(topic, newer), received(topic, older)])
+    assert stored(dock.sn).firmware_version == NEW
+
+
+@pytest.mark.parametrize("timestamp", ["253402300799000", -5, 0, 2**62, True, "soon", None])
+def test_a_clock_that_cannot_be_believed_does_not_stop_later_reports(timestamp: Any) -> None:
+    dock = make_dock()
+    message = envelope({"firmware_version": "14.03.0915"}, timestamp=timestamp)
+    pipeline.process([received(f"thing/product/{dock.sn}/state", message)])
+    say(dock.sn, {"firmware_version": NEW}, "state")
+    assert stored(dock.sn).firmware_version == NEW
+
+
+def test_a_timestamp_as_text_is_read() -> None:
+    dock = make_dock()
+    at = timezone.now() - dt.timedelta(seconds=20)
+    message = envelope({"firmware_version": NEW}, timestamp=str(int(at.timestamp() * 1000)))
+    pipeline.process([received(f"thing/product/{dock.sn}/state", message)])
+    reported = stored(dock.sn).firmware_reported_at
+    assert reported
+    assert abs(reported - at) < dt.timedelta(milliseconds=2)
+
+
+def test_the_gateway_in_the_payload_is_not_believed() -> None:
+    dock, victim = make_dock(), make_dock()
+    say(dock.sn, {"mode_code": 4}, gateway=victim.sn)
+    assert (stored(dock.sn).mode_code, stored(victim.sn).mode_code) == (4, 0)
+
+
+def test_a_change_of_an_aircraft_wakes_what_waits_for_its_dock() -> None:
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    say(aircraft.sn, {"mode_code": 5})
+    changed = stored(dock.sn).changed_at
+    assert changed
+    assert timezone.now() - changed < dt.timedelta(seconds=5)
+
+
+def test_what_did_not_change_is_not_written(django_assert_num_queries: Any) -> None:
+    dock = make_dock()
+    message = received(f"thing/product/{dock.sn}/osd", envelope({"mode_code": 0}))
+    with django_assert_num_queries(4):  # a savepoint, the devices, tasks in flight, its release
+        pipeline.process([message])
+
+
+@pytest.mark.parametrize("number", [2, 200])
+def test_a_batch_takes_as_many_queries_for_many_devices_as_for_few(
+    number: int, django_assert_max_num_queries: Any
+) -> None:
+    docks = [make_device(sn=f"D{number}X{i}", organization=None) for i in range(number)]
+    batch = [
+        received(f"thing/product/{dock.sn}/osd", envelope({"mode_code": 4, "drone_in_dock": 1}))
+        for dock in docks
+    ]
+    with django_assert_max_num_queries(6):
+        pipeline.process(batch)
+    assert Device.objects.filter(mode_code=4).count() == number
+
+
+# Presence.
+
+
+def test_a_silent_device_goes_offline() -> None:
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=61))
+    telemetry.mark_silent(timezone.now())
+    assert stored(dock.sn).presence == Device.Presence.OFFLINE
+
+
+def test_a_device_that_was_just_heard_stays_online() -> None:
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=55))
+    telemetry.mark_silent(timezone.now())
+    assert stored(dock.sn).is_online
+
+
+def test_the_silence_that_counts_is_a_setting(settings: Settings) -> None:
+    settings.OFFLINE_AFTER = 120
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=61))
+    telemetry.mark_silent(timezone.now())
+    assert stored(dock.sn).is_online
+
+
+def test_a_silent_aircraft_of_a_dock_that_is_online_is_off_and_not_lost() -> None:
+    aircraft = make_aircraft(make_dock(), last_seen_at=timezone.now() - dt.timedelta(minutes=5))
+    telemetry.mark_silent(timezone.now())
+    assert stored(aircraft.sn).presence == Device.Presence.OFF
+
+
+def test_a_device_that_speaks_again_is_online_and_has_to_settle() -> None:
+    dock = make_dock(presence="offline", online_since=None)
+    say(dock.sn, {"mode_code": 0})
+    device = stored(dock.sn)
+    assert device.is_online
+    assert device.online_since
+
+
+def test_a_message_that_was_kept_by_the_broker_says_nothing_about_now() -> None:
+    dock = make_dock(presence="offline", compatible_seen_at=timezone.now())
+    say(dock.sn, {"compatible_status": 1}, "state", seconds_ago=600)
+    device = stored(dock.sn)
+    assert (device.is_online, device.compatible_status) == (False, 0)
+
+
+def test_a_dock_whose_clock_is_slow_is_online_as_long_as_it_sends_osd() -> None:
+    dock = make_dock(presence="offline", last_seen_at=None)
+    say(dock.sn, {"mode_code": 0}, "osd", seconds_ago=600)
+    assert stored(dock.sn).is_online
+
+
+def test_last_seen_is_written_at_most_every_ten_seconds() -> None:
+    seen = timezone.now() - dt.timedelta(seconds=5)
+    dock = make_dock(last_seen_at=seen)
+    say(dock.sn, {"mode_code": 0})
+    assert stored(dock.sn).last_seen_at == seen
+
+
+def test_a_key_that_no_document_names_is_logged_once_and_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    dock = make_dock()
+    for _ in range(2):
+        say(dock.sn, {"mode_code": 4, "rainfall": 0, "uom_real_name_state": {}})
+    assert stored(dock.sn).mode_code == 4
+    assert caplog.text.count("unknown key 'uom_real_name_state' in osd") == 1
+    assert "rainfall" not in caplog.text
+
+
+def test_facts_that_the_broker_kept_do_not_overwrite_what_holds_now() -> None:
+    dock = make_dock(mode_code=4)
+    say(dock.sn, {"mode_code": 0}, "state", seconds_ago=3600)
+    assert stored(dock.sn).mode_code == 4
+
+
+def test_what_a_silent_device_said_about_its_state_is_forgotten() -> None:
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(minutes=2))
+    telemetry.mark_silent(timezone.now())
+    device = stored(dock.sn)
+    assert (device.mode_code, device.drone_in_dock, device.battery_percent) == (None, None, None)
+    assert device.firmware_version == OLD
+
+
+def test_a_clock_that_stepped_back_does_not_hide_a_new_version() -> None:
+    dock = make_dock(firmware_seen_at=timezone.now() - dt.timedelta(minutes=5))
+    say(dock.sn, {"firmware_version": NEW}, "state", seconds_ago=3 * 3600)
+    assert stored(dock.sn).firmware_version == NEW

@@ -1,0 +1,80 @@
+"""A whole fleet for stories: organization, library, processes and simulated docks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fleet.models import Device, Organization
+from ota import packages
+from simulator.packages import SERIES, build
+from tests.make import make_organization
+from tests.processes import ROOT, Processes, Running, eventually
+
+CODE = "STORYCODE7"
+
+
+class Story(NamedTuple):
+    """Everything runs and the docks are online."""
+
+    processes: Processes
+    organization: Organization
+    parts: dict[str, Running]
+
+    def simulate(self, docks: int, *arguments: str, online: int | None = None) -> Running:
+        """Starts docks and waits until they are online and have reported their versions."""
+        running = self.processes.simulator(
+            "--docks", str(docks), "--organization", self.organization.identifier,
+            "--code", CODE, *arguments, ready="docks online",
+        )  # fmt: skip
+        known = Device.objects.exclude(firmware_version="").exclude(organization=None)
+        wanted = 2 * docks if online is None else online
+        eventually(lambda: known.count() >= wanted, f"reports of {wanted} devices", 90)
+        return running
+
+    def command(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Runs a management command as a user would."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=ROOT, text=True, capture_output=True,
+            env=self.environment, timeout=seconds, check=False,
+        )  # fmt: skip
+
+    def answer(self, *arguments: str, code: int = 0, seconds: float = 300) -> Any:
+        """The JSON document that a command prints."""
+        done = self.command(*arguments, "--json", seconds=seconds)
+        assert done.returncode == code, done.stderr[-3000:] + done.stdout[-2000:]
+        return json.loads(done.stdout)
+
+    @property
+    def environment(self) -> dict[str, str]:
+
+        return os.environ | self.processes.environment
+
+
+@pytest.fixture
+def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
+    """Starts bridge, worker, beat and firmware server; keyword arguments are their environment."""
+
+    def tell(size: int = 50_000, **environment: str) -> Story:
+        processes.environment |= {
+            "SETTLE_SECONDS": "1", "DJI_APP_LICENSE": "story",
+        } | environment  # fmt: skip
+        organization = make_organization(binding_code=CODE)
+        for series in SERIES.values():
+            for release in (series.older, series.newer):
+                path = build(tmp_path, series.name, release.version, release.released, size)
+                packages.add(path, models=series.model_keys)
+        parts = {
+            "bridge": processes.bridge(),
+            "firmware": processes.firmware(),
+            "worker": processes.worker(),
+            "beat": processes.beat(),
+        }
+        return Story(processes, organization, parts)
+
+    return tell

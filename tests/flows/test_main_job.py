@@ -1,0 +1,118 @@
+"""The main job, end to end: docks come online, packages wait, a batch is upgraded and proves it."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ota.models import UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
+from ota.states import TaskStatus
+from simulator.fleet import plan
+from tests.flows.conftest import Story
+from tests.processes import eventually
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
+
+
+def test_docks_of_three_generations_are_upgraded_and_prove_it(story: Callable[..., Story]) -> None:
+    told = story()
+    told.simulate(6, "--speed", "20")
+    done = told.answer("start_upgrade", "--all", "--wait", "--timeout", "120")
+    assert {task["gateway_sn"] for task in done["tasks"]}
+    assert set(UpgradeTask.objects.values_list("status", flat=True)) == {TaskStatus.OK}
+    status = told.answer("upgrade_status", str(done["rollout_id"]))
+    assert status["counts"]["ok"] == 6
+    targets = [target for task in status["tasks"] for target in task["targets"]]
+    assert all(target["confirmed"] for target in targets)
+    assert all(target["reported_version"] == target["to_version"] for target in targets)
+
+
+def outcomes() -> dict[str, tuple[str, int | None]]:
+    """By dock: how its task ended, and the device's result."""
+    rows = UpgradeTask.objects.values_list("gateway__sn", "status", "result")
+    return {sn: (status, result) for sn, status, result in rows}
+
+
+PROVEN = (TaskStatus.OK, 0)
+EXPECTED: dict[str | None, tuple[str, int | None]] = {
+    None: PROVEN,
+    # These clear by themselves: the task waits, and goes.
+    "busy": PROVEN,
+    "offline": PROVEN,
+    "low-battery": PROVEN,
+    "aircraft-out": PROVEN,
+    "emergency-stop": PROVEN,
+    "4g": PROVEN,
+    # Unusual ways to the same end.
+    "consistency": PROVEN,
+    "aircraft-off": PROVEN,
+    "lost-reply": PROVEN,
+    "terminal-lost": (TaskStatus.OK, 0),
+    "duplicate": PROVEN,
+    "slow-download": PROVEN,
+    # These end with the reason that the fault dictates.
+    "rejected": (TaskStatus.REJECTED, 312015),
+    "fail-download": (TaskStatus.FAILED, 312003),
+    "fail-upgrade": (TaskStatus.FAILED, 312028),
+    "ok-unproven": (TaskStatus.FAILED, 0),
+    "silent": (TaskStatus.TIMEOUT, 0),
+}
+
+
+def test_each_dock_ends_as_its_fault_dictates(story: Callable[..., Story]) -> None:
+    told = story(
+        OTA_REPLY_SECONDS="4", OTA_STALL_SECONDS="12", OTA_VERIFY_SECONDS="12", OFFLINE_AFTER_SECONDS="8",
+    )  # fmt: skip
+    names = [name for name in EXPECTED if name]
+    faults = [argument for name in names for argument in ("--fault", f"{name}=1")]
+    told.simulate(len(names) + 2, "--speed", "20", "--clear-after", "20", *faults)
+    done = told.answer("start_upgrade", "--all", "--wait", "--timeout", "150", code=1)
+    expected = {
+        dock.sn: EXPECTED[dock.fault] for dock in plan(len(names) + 2, dict.fromkeys(names, 1))
+    }
+    assert outcomes() == expected
+    assert done["status"]["counts"]["pending"] == 0
+
+
+def wait_for_more(tasks: UpgradeTaskQuerySet) -> None:
+    """Waits until twenty more upgrades have been proven."""
+    wanted = tasks.filter(status=TaskStatus.OK).count() + 20
+    eventually(lambda: tasks.filter(status=TaskStatus.OK).count() >= wanted, "progress", 120)
+
+
+@pytest.mark.everywhere
+def test_killed_bridge_and_worker_lose_no_task_and_issue_none_twice(
+    story: Callable[..., Story],
+) -> None:
+    told = story(size=20_000, ROLLOUT_LIMIT_IN_FLIGHT="60")
+    simulator = told.simulate(200, "--speed", "20", "--json")
+    with ThreadPoolExecutor() as beside:
+        waiting = beside.submit(told.answer, "start_upgrade", "--all", "--wait")
+        tasks = UpgradeTask.objects.all()
+        for name in ("bridge", "worker"):
+            wait_for_more(tasks)
+            told.parts[name].kill9()
+            told.parts[name].start()
+        done = waiting.result()
+    assert len(done["tasks"]) == 200
+    assert set(tasks.values_list("status", flat=True)) == {TaskStatus.OK}
+    assert sum(len(task["targets"]) for task in done["status"]["tasks"]) == 400
+    assert_histories_are_complete(tasks)
+    simulator.terminate()
+    summary = json.loads(simulator.output[simulator.output.index("{") :])
+    assert summary["outcomes"] == {"ok": 200}
+
+
+def assert_histories_are_complete(tasks: UpgradeTaskQuerySet) -> None:
+    """Each task was planned, commanded, answered, followed to the last report, and proven."""
+    for task in tasks.prefetch_related("events"):
+        events = list(task.events.all())
+        kinds = {event.kind for event in events}
+        assert kinds == {"status", "command", "reply", "progress"}
+        statuses = [event.to_status for event in events if event.to_status]
+        assert (statuses[0], statuses[-1]) == (TaskStatus.PENDING, TaskStatus.OK)
+        assert any(e.device_status == "ok" for e in events)
+        assert sum(e.device_status == "sent" for e in events) == 1
+        assert {e.bid for e in events if e.bid} == {task.bid}

@@ -1,0 +1,273 @@
+"""The bridge over a real broker: what is lost when something dies, and what is not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DataError, OperationalError, connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from fleet.models import Device
+from mqtt_bridge import pipeline, router
+from mqtt_bridge.bridge import Bridge
+from mqtt_bridge.envelope import Nothing
+from mqtt_bridge.models import BridgeSession, FailedMessage
+from mqtt_bridge.topics import Kind
+from ota.models import TaskEvent
+from ota.states import TaskStatus
+from tests.docks import Wire
+from tests.make import (
+    NEW,
+    envelope,
+    make_dock,
+    make_organization,
+    make_task,
+    progress,
+    received,
+)
+from tests.processes import Processes, eventually
+from tests.servers import Server
+
+pytestmark = pytest.mark.services
+
+
+def history(task_pk: int) -> int:
+    return TaskEvent.objects.filter(task=task_pk, kind="progress").count()
+
+
+def test_what_arrives_while_the_bridge_is_down_is_brought_in_when_it_is_back(
+    processes: Processes, wire: Wire
+) -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    bridge = processes.bridge()
+    bridge.kill9()
+    for percent in range(30):
+        message = envelope(progress(percent=percent), "ota_progress", bid=task.bid)
+        wire.say(f"thing/product/{task.gateway.sn}/events", message)
+    assert history(task.pk) == 0
+    bridge.start()
+    eventually(lambda: history(task.pk) == 30, "the messages that the broker kept")
+
+
+def test_a_bridge_killed_in_the_middle_loses_nothing_and_doubles_nothing(
+    processes: Processes, wire: Wire
+) -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    bridge = processes.bridge()
+    topic = f"thing/product/{task.gateway.sn}/events"
+    for number in range(600):
+        message = envelope(progress(percent=number % 100), "ota_progress", bid=task.bid)
+        wire.say(topic, message)
+        if number in {200, 400}:
+            bridge.kill9()
+            bridge.start(wait=False)
+    eventually(lambda: history(task.pk) >= 600, "all messages", 60)
+    assert history(task.pk) == 600
+
+
+def test_the_bridge_waits_for_a_broker_that_is_not_there_yet_and_says_so_once(
+    processes: Processes, mosquitto: Server
+) -> None:
+    mosquitto.stop()
+    bridge = processes.bridge(wait=False)
+    bridge.wait_for_line("waiting for")
+    mosquitto.start()
+    bridge.wait_for_line("connected to")
+    assert bridge.output.count("waiting for") == 1
+
+
+def test_the_bridge_comes_back_after_an_outage_of_the_broker(
+    bridge: Bridge, wire: Wire, mosquitto: Server
+) -> None:
+    mosquitto.stop()
+    eventually(lambda: not bridge.is_connected, "the loss")
+    mosquitto.start()
+    eventually(lambda: bridge.is_connected, "the connection")
+    with Wire(mosquitto.url) as again:
+        reply = again.ask("thing/product/D1/requests", envelope(None, "offline_map_get"))
+    assert reply["data"] == {"result": 0}
+
+
+def test_a_bridge_that_is_started_twice_waits_until_the_first_has_ended(
+    processes: Processes,
+) -> None:
+    first = processes.bridge()
+    eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "its sign of life")
+    second = processes.bridge(wait=False)
+    second.wait_for_line("waiting: another bridge runs as")
+    assert "lost the connection" not in first.output
+    first.kill9()
+    second.wait_for_line("connected to")
+
+
+def test_sigterm_ends_the_bridge_within_ten_seconds(processes: Processes) -> None:
+    assert processes.bridge().terminate(10) == 0
+    assert BridgeSession.objects.listening_since(timezone.now()) is None
+
+
+def test_asked_for_json_the_bridge_tells_at_its_end_what_it_did(
+    processes: Processes, wire: Wire
+) -> None:
+    command = [sys.executable, "manage.py", "mqtt_bridge", "--json"]
+    bridge = processes.start("bridge", command, lambda p: "connected to" in p.output)
+    wire.say("thing/product/D1/state", envelope({"firmware_version": NEW}))
+    eventually(Device.objects.filter(sn="D1").exists, "the device")
+    bridge.terminate(10)
+    assert json.loads(bridge.output.splitlines()[-1]) == {"messages": 1, "batches": 1}
+
+
+def test_a_listening_bridge_says_so_in_the_database(bridge: Bridge) -> None:
+    eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+
+
+def test_over_mqtt_5_the_session_is_kept_too(processes: Processes, wire: Wire) -> None:
+    bridge = processes.bridge(MQTT_VERSION="5")
+    bridge.kill9()
+    wire.say("thing/product/D1/state", envelope({"firmware_version": NEW}))
+    bridge.start()
+    eventually(Device.objects.filter(sn="D1", firmware_version=NEW).exists, "the kept message")
+
+
+def test_bridges_of_a_shared_group_bring_each_message_in_once(
+    processes: Processes, wire: Wire
+) -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    for name in ("one", "two"):
+        processes.bridge(MQTT_SHARED_GROUP="fleet", MQTT_CLIENT_ID=f"{name}-{task.bid}")
+    start = int(timezone.now().timestamp() * 1000) - 1000
+    for percent in range(100):
+        fields = {"bid": task.bid, "timestamp": start + percent}
+        message = envelope(progress(percent=percent), "ota_progress", **fields)
+        wire.say(f"thing/product/{task.gateway.sn}/events", message)
+    eventually(lambda: history(task.pk) == 100, "all messages")
+    task.refresh_from_db()
+    assert task.percent == 99
+
+
+def test_a_bridge_that_only_listens_answers_nobody(
+    settings: Settings, bridge: Bridge, wire: Wire
+) -> None:
+    settings.MQTT_ANSWER_REQUESTS = False
+    topology = envelope({"domain": "3", "type": 2, "sub_devices": []}, "update_topo")
+    wire.say("sys/product/D1/status", topology)
+    organization = make_organization()
+    binding = {"sn": "D1", "organization_id": organization.identifier}
+    binding |= {"device_binding_code": organization.binding_code}
+    bind = envelope({"bind_devices": [binding]}, "airport_organization_bind")
+    wire.say("thing/product/D1/requests", bind)
+    wire.say("thing/product/D1/events", envelope({}, "hms", need_reply=1))
+    eventually(Device.objects.filter(sn="D1").exists, "the device")
+    assert wire.is_silent()
+    assert not Device.objects.exclude(organization=None).exists()
+
+
+def test_a_wrong_password_is_named_once_and_never_shown(
+    processes: Processes, tmp_path: Path
+) -> None:
+    password, port = tmp_path / "passwords", processes.web_port
+    subprocess.run(
+        ["/usr/bin/mosquitto_passwd", "-b", "-c", str(password), "fleet", "right"], check=True
+    )
+    password.chmod(0o644)
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {password}\nuser root\n"
+    )
+    processes.start(
+        "broker", ["/usr/sbin/mosquitto", "-v", "-c", str(config)], lambda p: "running" in p.output
+    )
+    wrong = processes.bridge(MQTT_URL=f"mqtt://fleet:hunter2@127.0.0.1:{port}", wait=False)
+    wrong.wait_for_line("refused by mqtt://127.0.0.1")
+    assert "hunter2" not in wrong.output
+    processes.bridge(MQTT_URL=f"mqtt://fleet:right@127.0.0.1:{port}", MQTT_CLIENT_ID="right")
+
+
+# The pipeline alone.
+
+
+@pytest.fixture
+def handlers() -> None:
+    router.discover()
+
+
+def osd(sn: str) -> Any:
+    return received(f"thing/product/{sn}/osd", envelope({"mode_code": 4}))
+
+
+@pytest.mark.django_db
+def test_one_message_that_the_database_refuses_harms_only_itself(
+    handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dock(sn="GOOD1")
+
+    def refuse_one(messages: Any) -> tuple[()]:
+        if any(message.sn == "BAD1" for message in messages):
+            raise DataError("value too long; device_binding_code is 'S3CRET'")
+        return ()
+
+    poisoned = router.Route(Kind.OSD, "", Nothing, refuse_one)
+    monkeypatch.setattr(router, "_routes", [*router.routes(), poisoned])
+    pipeline.process([osd("GOOD1"), osd("BAD1")])
+    assert Device.objects.get(sn="GOOD1").mode_code == 4
+    failed = FailedMessage.objects.get()
+    assert (failed.topic, "DataError" in failed.reason) == ("thing/product/BAD1/osd", True)
+    assert failed.tid
+
+
+@pytest.mark.django_db
+def test_a_database_that_is_away_keeps_the_batch_waiting(
+    handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dock(sn="GOOD1")
+    outages = [OperationalError("database is locked")] * 3
+
+    def away(messages: Any) -> tuple[()]:
+        if outages:
+            raise outages.pop()
+        return ()
+
+    route = router.Route(Kind.OSD, "", Nothing, away)
+    monkeypatch.setattr(router, "_routes", [*router.routes(), route])
+    monkeypatch.setattr(connection, "close", lambda: None)  # the test's transaction lives in it
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return False
+
+    pipeline.process([osd("GOOD1")], give_up=wait)
+    assert len(pauses) == 3
+    assert Device.objects.get(sn="GOOD1").mode_code == 4
+    assert not FailedMessage.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_bridge_that_is_told_to_end_while_the_database_is_away_gives_up(
+    handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(messages: Any) -> tuple[()]:
+        raise OperationalError("connection refused")
+
+    route = router.Route(Kind.OSD, "", Nothing, away)
+    monkeypatch.setattr(router, "_routes", [route])
+    monkeypatch.setattr(connection, "close", lambda: None)
+    with pytest.raises(pipeline.Stopped):
+        pipeline.process([osd("GOOD1")], give_up=lambda _: True)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_outage"),
+    [(None, True), ("08006", True), ("57P03", True), ("40P01", True), ("54000", False)],
+)
+def test_an_outage_is_told_from_a_value_that_is_refused(state: str | None, is_outage: bool) -> None:
+    error = OperationalError("…")
+    error.__cause__ = type("Cause", (Exception,), {"sqlstate": state})()
+    assert pipeline.is_outage(error) is is_outage
+
+
+def test_bad_values_are_no_outage() -> None:
+    assert not pipeline.is_outage(DataError("…"))

@@ -1,0 +1,282 @@
+"""`import_firmware`, `fleet_status` and `upgrade_status`: documents, exit codes, tables."""
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ota.models import FirmwarePackage, ProductCode
+from ota.states import TaskStatus
+from simulator.packages import build
+from tests.calls import Run, refusal
+from tests.make import (
+    NEW,
+    OLD,
+    make_aircraft,
+    make_device,
+    make_dock,
+    make_listening,
+    make_model,
+    make_package,
+    make_rollout,
+    make_task,
+)
+
+pytestmark = pytest.mark.django_db
+
+DAY = date(2024, 11, 7)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+@pytest.fixture
+def dock2(tmp_path: Path) -> str:
+    make_model("3-2-0")
+    return str(build(tmp_path, "DOCK2", NEW, DAY, 50_000))
+
+
+# The library
+
+
+def test_a_package_is_imported(run: Run, dock2: str) -> None:
+    (told,) = run.answer("import_firmware", dock2, "--model", "3-2-0")
+    package = FirmwarePackage.objects.get()
+    assert told == {
+        "id": package.pk,
+        "file_name": "DOCK2_V10.01.3205.zip",
+        "models": ["3-2-0"],
+        "version": NEW,
+        "released_on": "2024-11-07",
+        "size": Path(dock2).stat().st_size,
+        "md5": package.md5,
+        "state": "available",
+        "created": True,
+        "error": None,
+    }
+
+
+def test_what_is_said_is_stored(run: Run, dock2: str) -> None:
+    options = ["--released", "2025-01-02", "--notes", "Fixes", "--draft", "--product-version", NEW]
+    (told,) = run.answer("import_firmware", dock2, "--model", "3-2-0", *options)
+    package = FirmwarePackage.objects.get()
+    assert (told["released_on"], told["state"], package.notes) == ("2025-01-02", "draft", "Fixes")
+
+
+def test_importing_twice_changes_nothing(run: Run, dock2: str) -> None:
+    (first,) = run.answer("import_firmware", dock2, "--model", "3-2-0")
+    (second,) = run.answer("import_firmware", dock2)
+    assert second == first | {"created": False}
+
+
+def test_a_refused_file_does_not_keep_the_others_out(run: Run, dock2: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"no zip")
+    told = run.answer("import_firmware", str(broken), dock2, "--model", "3-2-0", code=1)
+    assert [each["file_name"] for each in told] == ["broken.zip", "DOCK2_V10.01.3205.zip"]
+    assert "broken.zip is no zip" in told[0]["error"]
+    assert told[0].keys() == told[1].keys()
+    assert told[1]["created"]
+
+
+def test_a_storage_that_fails_is_told(run: Run, dock2: str, tmp_path: Path) -> None:
+    (tmp_path / "media").write_text("no folder")
+    (told,) = run.answer("import_firmware", dock2, "--model", "3-2-0", code=1)
+    assert "could not be stored" in told["error"]
+    assert not FirmwarePackage.objects.exists()
+
+
+def test_people_get_a_table(run: Run, dock2: str) -> None:
+    assert run("import_firmware", dock2, "--model", "3-2-0") == 0
+    assert re.search(r"DOCK2_V10\.01\.3205\.zip +10\.01\.3205 +3-2-0 +2024-11-07", run.out)
+
+
+def test_a_file_that_is_not_there_is_a_wrong_call(dock2: str) -> None:
+    code, message = refusal("import_firmware", dock2, "a.zip", "b.zip", "--model", "3-2-0")
+    assert (code, message) == (2, "No such file: a.zip, b.zip")
+    assert not FirmwarePackage.objects.exists()
+
+
+def test_an_unknown_model_is_a_wrong_call(dock2: str) -> None:
+    code, message = refusal("import_firmware", dock2, "--model", "3-99-0", "--model", "3-2-0")
+    assert (code, message) == (2, "Unknown device model: 3-99-0")
+
+
+def test_a_known_product_code_saves_naming_the_models(run: Run, dock2: str) -> None:
+    ProductCode.objects.create(code="wm9s2").models.set([make_model("3-2-0")])
+    (told,) = run.answer("import_firmware", dock2)
+    assert told["models"] == ["3-2-0"]
+
+
+# The fleet
+
+
+def test_a_device_is_told_in_full(run: Run) -> None:
+    make_listening()
+    make_package()
+    dock = make_dock()
+    aircraft = make_aircraft(dock, NEW, compatible_status=1)
+    told = {each["sn"]: each for each in run.answer("fleet_status")}
+    assert list(told) == sorted([dock.sn, aircraft.sn])
+    assert told[dock.sn] == {
+        "sn": dock.sn,
+        "model_key": "3-2-0",
+        "model": str(dock.model),
+        "kind": "dock",
+        "gateway_sn": None,
+        "organization": dock.organization and dock.organization.identifier,
+        "site": None,
+        "online": True,
+        "last_seen_at": dock.last_seen_at and dock.last_seen_at.isoformat(),
+        "firmware_version": OLD,
+        "compatible_status": 0,
+        "firmware_upgrade_status": None,
+        "mode_code": 0,
+        "need": "regular",
+        "target_version": NEW,
+        "blockers": [],
+    }
+    assert told[aircraft.sn]["gateway_sn"] == dock.sn
+    assert told[aircraft.sn]["need"] == "consistency"
+
+
+def test_blockers_have_a_code_and_a_text(run: Run) -> None:
+    make_dock(mode_code=4)
+    (told,) = run.answer("fleet_status")
+    assert {"code": "busy", "text": "the dock is working"} in told["blockers"]
+
+
+def test_a_device_that_told_nothing_has_nulls(run: Run) -> None:
+    make_device(model="9-9-9", version="", compatible_status=None, organization=None)
+    (told,) = run.answer("fleet_status")
+    assert (told["firmware_version"], told["organization"], told["need"]) == (None, None, "unknown")
+
+
+def test_the_fleet_is_narrowed_to_a_need(run: Run) -> None:
+    make_package()
+    wanted = make_dock(NEW, compatible_status=1)
+    make_dock()
+    (told,) = run.answer("fleet_status", "--need", "consistency")
+    assert told["sn"] == wanted.sn
+
+
+def test_the_fleet_is_narrowed_to_named_devices(run: Run) -> None:
+    a, b, _ = make_dock().sn, make_dock().sn, make_dock().sn
+    told = run.answer("fleet_status", "--sn", a, "--sn", b)
+    assert [each["sn"] for each in told] == sorted([a, b])
+
+
+def test_unknown_devices_are_a_wrong_call() -> None:
+    code, message = refusal("fleet_status", "--sn", "NOBODY1", make_dock().sn, "NOBODY2")
+    assert (code, message) == (2, "Unknown serial number: NOBODY1, NOBODY2")
+
+
+def test_an_empty_fleet_is_an_empty_list(run: Run) -> None:
+    assert run.answer("fleet_status") == []
+    assert run("fleet_status") == 0
+    assert run.out == "No devices.\n"
+
+
+def test_the_status_of_many_devices_costs_no_more_queries(
+    run: Run, django_assert_max_num_queries: Any
+) -> None:
+    make_package()
+    for _ in range(2):
+        make_aircraft(make_dock())
+    with django_assert_max_num_queries(10) as few:
+        run("fleet_status")
+    for _ in range(20):
+        make_aircraft(make_dock())
+    with django_assert_max_num_queries(10) as many:
+        run("fleet_status")
+    assert len(many) == len(few)
+
+
+# Rollouts
+
+
+def test_a_rollout_is_told_in_full(run: Run) -> None:
+    rollout = make_rollout(name="Night")
+    dock = make_dock()
+    task = make_task(
+        dock, rollout=rollout, status=TaskStatus.FAILED, percent=40, step="upgrade_firmware",
+        rate=900, result=312704,
+    )  # fmt: skip
+    told = run.answer("upgrade_status", str(rollout.pk))
+    assert told.pop("counts")["failed"] == 1
+    (row,) = told.pop("tasks")
+    assert told == {
+        "rollout_id": rollout.pk,
+        "name": "Night",
+        "status": "running",
+        "created_at": rollout.created_at.isoformat(),
+    }
+    target = {
+        "sn": dock.sn,
+        "upgrade_type": "regular",
+        "from_version": OLD,
+        "to_version": NEW,
+        "reported_version": None,
+        "confirmed": False,
+    }
+    assert row.pop("advice").startswith("312704: ")
+    assert row == {
+        "gateway_sn": dock.sn,
+        "bid": task.bid,
+        "status": "failed",
+        "message": None,
+        "percent": 40,
+        "step": "upgrade_firmware",
+        "rate": 900,
+        "result": 312704,
+        "attempt": 1,
+        "waits_for": [],
+        "targets": [target],
+    }
+
+
+def test_counts_name_every_status(run: Run) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    counts = run.answer("upgrade_status", str(rollout.pk))["counts"]
+    assert list(counts) == TaskStatus.values
+    assert counts["pending"] == sum(counts.values()) == 1
+
+
+def test_people_see_how_a_rollout_stands(run: Run) -> None:
+    rollout = make_rollout(name="Night [red]")
+    task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS, percent=40)
+    assert run("upgrade_status", str(rollout.pk)) == 0
+    assert "Night [red]: running" in run.out
+    assert re.search(rf"{task.gateway.sn} +in_progress +40 %", run.out)
+    assert "1 task: 1 in_progress" in run.out
+
+
+def test_watching_ends_with_the_rollout(run: Run) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout, status=TaskStatus.OK)
+    told = run.answer("upgrade_status", str(rollout.pk), "--watch")
+    assert told["counts"]["ok"] == 1
+
+
+def test_an_unknown_rollout_is_a_wrong_call() -> None:
+    assert refusal("upgrade_status", "4711") == (2, "Unknown rollout: 4711")
+
+
+def test_the_status_of_many_tasks_costs_no_more_queries(
+    run: Run, django_assert_max_num_queries: Any
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    with django_assert_max_num_queries(5) as few:
+        run("upgrade_status", str(rollout.pk))
+    for _ in range(20):
+        dock = make_dock()
+        make_task(dock, rollout=rollout, aircraft=make_aircraft(dock))
+    with django_assert_max_num_queries(5) as many:
+        run("upgrade_status", str(rollout.pk))
+    assert len(many) == len(few)

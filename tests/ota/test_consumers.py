@@ -1,0 +1,274 @@
+"""Live updates over the websocket: who may watch, what is sent, and how often."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import Permission, User
+from django.db import connections
+from django.test import AsyncClient
+from pytest_django import Settings
+
+from config.asgi import application
+from ota import consumers, live, rows
+from ota.models import Rollout, UpgradeTask
+from ota.states import TaskStatus
+from tests.make import make_rollout, make_task
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+# In ALLOWED_HOSTS; another one would be refused before the consumer is asked.
+ORIGIN = (b"origin", b"http://127.0.0.1")
+
+Browser = WebsocketCommunicator
+Open = Callable[..., Awaitable[Browser]]
+
+
+@pytest.fixture(autouse=True)
+def layer(settings: Settings) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+
+@pytest.fixture(autouse=True)
+async def connections_of_the_thread() -> AsyncIterator[None]:
+    """Asynchronous code talks to the database from a thread, which nobody closes after a test."""
+    yield
+    await sync_to_async(connections.close_all)()
+
+
+@pytest.fixture
+def watcher() -> User:
+    user = User.objects.create_user("vera", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_rollout"))
+    return user
+
+
+@pytest.fixture
+def rollout() -> Rollout:
+    rollout = make_rollout()
+    for _ in range(3):
+        make_task(rollout=rollout)
+    return rollout
+
+
+async def browser(user: User | None, rollout_id: int, query: str = "") -> Browser:
+    headers = [ORIGIN]
+    if user:
+        client = AsyncClient()
+        await client.aforce_login(user)
+        cookie = client.cookies["sessionid"].value
+        headers.append((b"cookie", f"sessionid={cookie}".encode()))
+    return WebsocketCommunicator(application, f"/ws/rollouts/{rollout_id}/{query}", headers)
+
+
+@pytest.fixture
+async def watch(watcher: User, rollout: Rollout) -> AsyncIterator[Open]:
+    """Opens browsers that may watch the rollout; they leave with the test."""
+    opened: list[Browser] = []
+
+    async def open_browser(query: str = "") -> Browser:
+        opened.append(await browser(watcher, rollout.pk, query))
+        connected, _ = await opened[-1].connect()
+        assert connected
+        return opened[-1]
+
+    yield open_browser
+    for one in opened:
+        await one.disconnect()
+
+
+async def announce(rollout: Rollout, *ids: int) -> None:
+    channels: Any = get_channel_layer()
+    await channels.group_send(live.group(rollout.pk), {"type": "tasks.changed", "ids": list(ids)})
+
+
+async def updates(one: Browser) -> list[dict[str, Any]]:
+    """What comes until nothing comes for two beats."""
+    found = []
+    while not await one.receive_nothing(2 * consumers.BEAT):
+        found.append(await one.receive_json_from())
+    return found
+
+
+def keys(rollout: Rollout) -> list[int]:
+    return list(rollout.tasks.order_by("pk").values_list("pk", flat=True))
+
+
+async def test_staff_with_the_permission_get_the_full_state_first(watch: Open) -> None:
+    page = await (await watch()).receive_json_from()
+    assert (page["type"], page["page"], page["pages"]) == ("page", 1, 1)
+    assert page["counts"]["pending"] == 3
+    assert [task["status"] for task in page["tasks"]] == ["pending"] * 3
+
+
+async def test_nobody_watches_without_logging_in(rollout: Rollout) -> None:
+    assert await (await browser(None, rollout.pk)).connect() == (False, consumers.ANONYMOUS)
+
+
+async def test_staff_without_the_permission_are_refused(rollout: Rollout) -> None:
+    user = await sync_to_async(User.objects.create_user)("sam", is_staff=True)
+    assert await (await browser(user, rollout.pk)).connect() == (False, consumers.FORBIDDEN)
+
+
+async def test_the_permission_is_not_enough_without_being_staff(
+    watcher: User, rollout: Rollout
+) -> None:
+    await User.objects.filter(pk=watcher.pk).aupdate(is_staff=False)
+    assert await (await browser(watcher, rollout.pk)).connect() == (False, consumers.FORBIDDEN)
+
+
+async def test_a_rollout_that_does_not_exist_is_told_apart(watcher: User) -> None:
+    assert await (await browser(watcher, 404)).connect() == (False, consumers.UNKNOWN)
+
+
+async def test_a_change_sends_its_row_and_the_counts(watch: Open, rollout: Rollout) -> None:
+    one = await watch()
+    await one.receive_json_from()
+    changed = (await sync_to_async(keys)(rollout))[1]
+    await UpgradeTask.objects.filter(pk=changed).aupdate(status=TaskStatus.IN_PROGRESS, percent=42)
+    await announce(rollout, changed)
+    update = await one.receive_json_from()
+    assert update["type"] == "changes"
+    assert update["counts"]["in_progress"] == 1
+    assert [(task["id"], task["percent"]) for task in update["tasks"]] == [(changed, 42)]
+
+
+async def test_a_row_that_is_not_shown_is_not_sent(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PAGE", 2)
+    one = await watch()
+    page = await one.receive_json_from()
+    first, second, third = await sync_to_async(keys)(rollout)
+    assert ([task["id"] for task in page["tasks"]], page["pages"]) == ([first, second], 2)
+    await announce(rollout, third)
+    update = await one.receive_json_from()
+    assert (update["type"], update["tasks"], update["counts"]["pending"]) == ("changes", [], 3)
+
+
+async def test_the_query_string_names_the_page(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PAGE", 2)
+    page = await (await watch("?page=2")).receive_json_from()
+    assert page["page"] == 2
+    assert [task["id"] for task in page["tasks"]] == (await sync_to_async(keys)(rollout))[2:]
+
+
+async def test_a_browser_turns_the_page_by_a_message(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PAGE", 2)
+    one = await watch()
+    await one.receive_json_from()
+    await one.send_json_to({"status": "pending", "page": 2})
+    page = await one.receive_json_from()
+    assert (page["type"], page["status"], page["page"]) == ("page", "pending", 2)
+    assert [task["id"] for task in page["tasks"]] == (await sync_to_async(keys)(rollout))[2:]
+
+
+async def test_a_task_that_leaves_the_filter_leaves_the_page(watch: Open, rollout: Rollout) -> None:
+    one = await watch("?status=pending")
+    await one.receive_json_from()
+    gone, *stay = await sync_to_async(keys)(rollout)
+    await UpgradeTask.objects.filter(pk=gone).aupdate(status=TaskStatus.SENT)
+    await announce(rollout, gone)
+    page = await one.receive_json_from()
+    assert (page["type"], [task["id"] for task in page["tasks"]]) == ("page", stay)
+
+
+WRONG = [
+    *("no json", "[]", "[" * 10_000, '{"status": "odd"}', '{"status": {}}'),
+    *('{"page": 0}', '{"page": [1]}', '{"page": true}', '{"page": 99999999999999999999}'),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
+async def test_a_wrong_message_is_answered_and_harms_nothing(watch: Open, wrong: str) -> None:
+    one = await watch()
+    await one.receive_json_from()
+    await one.send_to(text_data=wrong)
+    assert (await one.receive_json_from())["type"] == "error"
+    await one.send_json_to({"page": 1})
+    assert (await one.receive_json_from())["type"] == "page"
+
+
+async def test_a_burst_of_changes_is_sent_four_times_a_second_at_most(
+    watch: Open, rollout: Rollout
+) -> None:
+    one = await watch()
+    await one.receive_json_from()
+    changed = (await sync_to_async(keys)(rollout))[0]
+    started, announced = time.monotonic(), 0
+    while time.monotonic() < started + 3 * consumers.BEAT:
+        await announce(rollout, changed)
+        await asyncio.sleep(0)  # lets the consumer take it
+        announced += 1
+    assert announced > 100
+    assert 2 <= len(await updates(one)) <= 4
+
+
+async def test_a_browser_that_falls_behind_is_not_sent_more(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "BEAT", 0.02)
+    one = await watch()
+    await one.receive_json_from()
+    await one.send_json_to({"seen": 1})
+    for _ in range(consumers.AHEAD):
+        await announce(rollout, 0)
+        await one.receive_json_from()
+    await announce(rollout, 0)
+    assert await one.receive_nothing(10 * consumers.BEAT)
+    await one.send_json_to({"seen": 1})
+    assert (await one.receive_json_from())["type"] == "changes"
+
+
+async def test_who_loses_the_permission_is_sent_away(
+    watch: Open, watcher: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REFRESH", 0.3)
+    one = await watch()
+    await one.receive_json_from()
+    await sync_to_async(watcher.user_permissions.clear)()
+    sent = await one.receive_output(5)
+    assert (sent["type"], sent["code"]) == ("websocket.close", consumers.FORBIDDEN)
+
+
+async def test_who_logs_out_is_sent_away(
+    watcher: User, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REFRESH", 0.3)
+    client = AsyncClient()
+    await client.aforce_login(watcher)
+    cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
+    path = f"/ws/rollouts/{rollout.pk}/"
+    one = WebsocketCommunicator(application, path, [ORIGIN, (b"cookie", cookie)])
+    await one.connect()
+    await one.receive_json_from()
+    await client.alogout()
+    sent = await one.receive_output(5)
+    assert (sent["type"], sent["code"]) == ("websocket.close", consumers.ANONYMOUS)
+    await one.disconnect()
+
+
+async def test_now_and_then_all_of_the_page_is_sent_anew(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REFRESH", 0.3)
+    one = await watch()
+    await one.receive_json_from()
+    await rollout.tasks.aupdate(percent=7)  # and the announcement got lost
+    page = await one.receive_json_from(5)
+    assert (page["type"], page["tasks"][0]["percent"]) == ("page", 7)
+
+
+async def test_the_page_of_a_task_watches_only_that_task(watch: Open, rollout: Rollout) -> None:
+    task = (await sync_to_async(keys)(rollout))[1]
+    page = await (await watch(f"?task={task}")).receive_json_from()
+    assert [row["id"] for row in page["tasks"]] == [task]

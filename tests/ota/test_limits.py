@@ -1,0 +1,203 @@
+"""Limits of time; the clock is moved, nobody waits."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from fleet.models import Device
+from mqtt_bridge.models import BridgeSession
+from ota.models import ForeignUpgrade, UpgradeTask
+from ota.states import TaskStatus
+from ota.upgrades import issue, limits
+from tests.make import make_dock, make_listening, make_task
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def after() -> Callable[[float], None]:
+    """Enforces the limits as they are so many seconds from now, while a bridge listens."""
+    session = make_listening()
+
+    def enforce(seconds: float) -> None:
+        later = timezone.now() + dt.timedelta(seconds=seconds)
+        BridgeSession.objects.filter(pk=session.pk).update(seen_at=later)
+        limits.enforce(later)
+
+    return enforce
+
+
+def unanswered(**fields: Any) -> UpgradeTask:
+    """Sent just now to a dock that has been heard since."""
+    now = timezone.now()
+    dock = fields.pop("dock", None) or make_dock(last_seen_at=now)
+    values = {"replied_at": None, "sent_at": now - dt.timedelta(milliseconds=1)}
+    return make_task(dock, status=TaskStatus.SENT, **values | fields)
+
+
+def status(task: UpgradeTask) -> str:
+    task.refresh_from_db()
+    return task.status
+
+
+def test_an_unanswered_command_waits_for_its_reply(after: Callable[[float], None]) -> None:
+    task = unanswered()
+    after(29)
+    assert status(task) == TaskStatus.SENT
+
+
+def test_a_command_to_a_dock_that_was_gone_waits_until_it_is_heard_again(
+    after: Callable[[float], None],
+) -> None:
+    gone = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=40))
+    task = unanswered(dock=gone, attempt=2)
+    after(31)
+    assert status(task) == TaskStatus.PENDING
+    now = timezone.now()
+    issue.look_again(now)
+    task.refresh_from_db()
+    assert [reason["code"] for reason in task.waits_for] == ["silent"]
+
+
+def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]) -> None:
+    task = unanswered()
+    after(31)
+    assert status(task) == TaskStatus.PENDING
+    assert task.events.get().text.startswith("no reply within 30 s")
+
+
+def test_a_second_unanswered_command_ends_the_task(after: Callable[[float], None]) -> None:
+    task = unanswered(attempt=2)
+    after(31)
+    assert status(task) == TaskStatus.TIMEOUT
+
+
+def test_a_dock_that_upgrades_without_having_answered_is_followed(
+    after: Callable[[float], None],
+) -> None:
+    task = unanswered(dock=make_dock(mode_code=3))
+    after(31)
+    assert status(task) == TaskStatus.IN_PROGRESS
+    assert task.replied_at
+
+
+def test_while_nobody_listens_nothing_ends() -> None:
+    task = unanswered()
+    limits.enforce(timezone.now() + dt.timedelta(hours=5))
+    assert status(task) == TaskStatus.SENT
+
+
+def test_the_time_counts_only_since_somebody_listens(after: Callable[[float], None]) -> None:
+    task = unanswered()
+    heard = timezone.now() + dt.timedelta(minutes=10)
+    BridgeSession.objects.update(connected_since=heard)
+    after(10 * 60 + 29)
+    assert status(task) == TaskStatus.SENT
+    after(10 * 60 + 31)
+    assert status(task) == TaskStatus.PENDING
+
+
+def test_silence_of_a_dock_that_still_upgrades_is_normal(after: Callable[[float], None]) -> None:
+    dock = make_dock(mode_code=3)
+    task = make_task(dock, status=TaskStatus.IN_PROGRESS, progress_seen_at=timezone.now())
+    Device.objects.update(last_seen_at=timezone.now() + dt.timedelta(minutes=21))
+    after(21 * 60)
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+def test_a_dock_that_is_silent_for_too_long_is_judged_by_its_versions(
+    after: Callable[[float], None],
+) -> None:
+    dock = make_dock(mode_code=3)
+    task = make_task(dock, status=TaskStatus.IN_PROGRESS, progress_seen_at=timezone.now())
+    after(19 * 60)
+    assert status(task) == TaskStatus.IN_PROGRESS
+    after(21 * 60)
+    assert status(task) == TaskStatus.VERIFYING
+
+
+def test_a_dock_that_is_back_without_a_final_report_is_judged_by_its_versions(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS, progress_seen_at=timezone.now())
+    Device.objects.update(online_since=timezone.now() + dt.timedelta(seconds=30))
+    after(35)
+    assert status(task) == TaskStatus.IN_PROGRESS
+    after(45)
+    assert status(task) == TaskStatus.VERIFYING
+
+
+def test_a_paused_upgrade_is_not_silent(after: Callable[[float], None]) -> None:
+    task = make_task(status=TaskStatus.PAUSED, progress_seen_at=timezone.now())
+    after(40 * 60)
+    assert status(task) == TaskStatus.PAUSED
+
+
+@pytest.mark.parametrize("stage", [TaskStatus.SENT, TaskStatus.IN_PROGRESS, TaskStatus.PAUSED])
+def test_every_upgrade_ends_at_the_hard_limit(
+    stage: TaskStatus, after: Callable[[float], None]
+) -> None:
+    task = make_task(make_dock(mode_code=3), status=stage)
+    after(91 * 60)
+    assert status(task) == TaskStatus.TIMEOUT
+
+
+def test_success_that_is_not_proven_in_time_is_a_failure_that_says_what_was_reported(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.VERIFYING, device_ok_at=timezone.now())
+    Device.objects.update(firmware_seen_at=timezone.now())
+    after(14 * 60)
+    assert status(task) == TaskStatus.VERIFYING
+    after(16 * 60)
+    assert status(task) == TaskStatus.FAILED
+    assert "reports 10.01.1607, not 10.01.3205" in task.message
+
+
+def test_silence_that_proves_nothing_is_a_timeout(after: Callable[[float], None]) -> None:
+    task = make_task(status=TaskStatus.VERIFYING)
+    after(16 * 60)
+    assert status(task) == TaskStatus.TIMEOUT
+    assert "has not reported its version" in task.message
+
+
+def test_an_upgrade_of_somebody_else_that_fell_silent_blocks_no_longer(
+    after: Callable[[float], None],
+) -> None:
+    now = timezone.now()
+    ForeignUpgrade.objects.create(gateway=make_dock(), first_seen_at=now, last_seen_at=now)
+    after(19 * 60)
+    assert ForeignUpgrade.objects.filter(finished_at=None).exists()
+    after(21 * 60)
+    assert not ForeignUpgrade.objects.filter(finished_at=None).exists()
+
+
+def test_a_reply_that_comes_this_very_moment_keeps_the_command_from_going_out_again() -> None:
+    task = unanswered()
+    verdict = limits.Verdict(TaskStatus.PENDING, "no reply")
+    UpgradeTask.objects.update(replied_at=timezone.now())
+    limits._carry_out(verdict, [task], timezone.now())
+    assert status(task) == TaskStatus.SENT
+
+
+def test_a_bridge_that_reconnects_again_and_again_does_not_stop_the_clock(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(make_dock(mode_code=3), status=TaskStatus.IN_PROGRESS)
+    later = timezone.now() + dt.timedelta(minutes=91)
+    BridgeSession.objects.update(connected_since=later - dt.timedelta(minutes=2))
+    after(91 * 60)
+    assert status(task) == TaskStatus.TIMEOUT
+
+
+def test_right_after_a_break_of_the_bridge_nothing_is_judged(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(make_dock(mode_code=3), status=TaskStatus.IN_PROGRESS)
+    later = timezone.now() + dt.timedelta(minutes=91)
+    BridgeSession.objects.update(connected_since=later - dt.timedelta(seconds=30))
+    after(91 * 60)
+    assert status(task) == TaskStatus.IN_PROGRESS

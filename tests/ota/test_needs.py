@@ -1,0 +1,280 @@
+"""What a device needs, what blocks it now, and what excludes it for good."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from fleet.models import Device, DeviceModel
+from ota import needs
+from ota.models import FirmwarePackage, ForeignUpgrade
+from ota.needs import Answer, Need
+from ota.states import TaskStatus
+from tests.make import (
+    NEW,
+    OLD,
+    make_aircraft,
+    make_device,
+    make_dock,
+    make_listening,
+    make_organization,
+    make_package,
+    make_task,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def listening() -> None:
+    make_listening()
+
+
+def assess(device: Device, **options: Any) -> Answer:
+    return needs.assess(Device.objects.filter(pk=device.pk), timezone.now(), **options)[0]
+
+
+def codes(device: Device) -> list[str]:
+    return [reason.code for reason in assess(device).blockers]
+
+
+@pytest.mark.parametrize(
+    ("version", "compatible", "need"),
+    [
+        (OLD, 0, Need.REGULAR),
+        (OLD, 1, Need.REGULAR),
+        (NEW, 1, Need.CONSISTENCY),
+        (NEW, 0, Need.NONE),
+        (NEW, None, Need.NONE),
+        ("10.01.9999", 0, Need.DOWNGRADE),
+        ("", 0, Need.UNKNOWN),
+        ("rubbish", 0, Need.UNKNOWN),
+    ],
+)
+def test_the_decision_table(version: str, compatible: int | None, need: Need) -> None:
+    make_package(NEW)
+    assert assess(make_dock(version, compatible_status=compatible)).need == need
+
+
+def test_the_newest_available_package_of_the_model_is_the_target() -> None:
+    make_package("10.01.1700")
+    newest = make_package(NEW)
+    make_package("17.01.0001", state=FirmwarePackage.State.DRAFT)
+    make_package("18.01.0001", models=("3-3-0",))
+    assert assess(make_dock(OLD)).package == newest
+
+
+def test_a_version_may_be_asked_for() -> None:
+    older = make_package("10.01.1700")
+    make_package(NEW)
+    assert assess(make_dock(OLD), to="10.01.17.00").package == older
+
+
+def test_a_device_that_can_be_upgraded_has_no_blocker_and_no_exclusion() -> None:
+    make_package()
+    answer = assess(make_dock())
+    assert (answer.blockers, answer.exclusion) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"presence": "offline"}, "offline"),
+        ({"online_since": timezone.now()}, "settling"),
+        ({"mode_code": None}, "mode_unknown"),
+        ({"mode_code": 4}, "busy"),
+        ({"mode_code": 5}, "busy"),
+        ({"mode_code": 99}, "busy"),
+        ({"flighttask_step_code": 1}, "flight_task"),
+        ({"emergency_stop_state": 1}, "emergency_stop"),
+        ({"link_workmode": 1}, "4g_enhanced"),
+        ({"storage_total": 100, "storage_used": 100}, "storage_full"),
+    ],
+)
+def test_each_condition_of_the_dock_blocks(fields: dict[str, Any], code: str) -> None:
+    make_package()
+    if "online_since" in fields:
+        fields = {"online_since": timezone.now()}
+    assert codes(make_dock(**fields)) == [code]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"drone_in_dock": None}, "aircraft_unknown"),
+        ({"drone_in_dock": 0}, "aircraft_out"),
+        ({"sub_device_sn": "1581FOTHER"}, "other_aircraft"),
+        ({"sub_device_paired": 0}, "not_paired"),
+        ({"battery_percent": 20}, "low_battery"),
+    ],
+)
+def test_each_condition_of_the_aircraft_blocks_it_and_not_its_dock(
+    fields: dict[str, Any], code: str
+) -> None:
+    make_package()
+    dock = make_dock(**fields)
+    assert codes(make_aircraft(dock, presence="off")) == [code]
+    assert codes(dock) == []
+
+
+@pytest.mark.parametrize(
+    ("dock_says", "aircraft_says", "code"),
+    [({}, {"mode_code": 5}, "aircraft_busy"), ({"drone_in_dock": 0}, {}, "aircraft_out")],
+)
+def test_a_dock_waits_for_its_aircraft_that_is_in_use_though_only_the_dock_is_upgraded(
+    dock_says: dict[str, Any], aircraft_says: dict[str, Any], code: str
+) -> None:
+    make_package()
+    dock = make_dock(**dock_says)
+    make_aircraft(dock, **aircraft_says)
+    assert codes(dock) == [code]
+
+
+def test_the_lower_of_two_reported_batteries_counts() -> None:
+    make_package()
+    dock = make_dock(battery_percent=93)
+    assert codes(make_aircraft(dock, battery_percent=5)) == ["low_battery"]
+
+
+def test_an_aircraft_that_another_dock_is_upgrading_is_left_out() -> None:
+    make_package()
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    make_task(dock, aircraft=aircraft, status=TaskStatus.IN_PROGRESS)
+    other = make_dock(organization=dock.organization)
+    Device.objects.filter(pk=aircraft.pk).update(gateway=other)
+    assert excluded(Device.objects.get(pk=aircraft.pk)) == "open_task"
+    assert excluded(other) is None
+
+
+def test_an_unknown_battery_blocks() -> None:
+    make_package()
+    assert codes(make_aircraft(make_dock(battery_percent=None))) == ["battery_unknown"]
+
+
+@pytest.mark.parametrize("mode", [0, 14])
+def test_an_aircraft_that_stands_by_may_be_upgraded(mode: int) -> None:
+    make_package()
+    assert codes(make_aircraft(make_dock(), mode_code=mode)) == []
+
+
+def test_an_aircraft_that_flies_or_does_what_nobody_knows_blocks() -> None:
+    make_package()
+    assert codes(make_aircraft(make_dock(), mode_code=5)) == ["aircraft_busy"]
+    assert codes(make_aircraft(make_dock(), mode_code=77)) == ["aircraft_busy"]
+
+
+def test_an_aircraft_that_sleeps_in_the_dock_may_be_upgraded() -> None:
+    make_package()
+    assert codes(make_aircraft(make_dock(), presence="off", mode_code=5)) == []
+
+
+def test_a_foreign_upgrade_blocks_until_it_ends() -> None:
+    make_package()
+    dock, now = make_dock(), timezone.now()
+    foreign = ForeignUpgrade.objects.create(gateway=dock, first_seen_at=now, last_seen_at=now)
+    assert codes(dock) == ["foreign_upgrade"]
+    ForeignUpgrade.objects.filter(pk=foreign.pk).update(finished_at=now)
+    assert codes(dock) == []
+
+
+def test_nothing_goes_while_nobody_listens() -> None:
+    make_package()
+    dock = make_dock()
+    later = timezone.now() + dt.timedelta(minutes=1)
+    answer = needs.assess(Device.objects.filter(pk=dock.pk), later)[0]
+    assert [reason.code for reason in answer.blockers] == ["bridge_down"]
+
+
+def excluded(device: Device, **options: Any) -> str | None:
+    reason = assess(device, **options).exclusion
+    return reason.code if reason else None
+
+
+def test_each_exclusion_names_its_reason() -> None:
+    make_package()
+    assert excluded(make_dock(NEW)) == "up_to_date"
+    assert excluded(make_dock("")) == "version_unknown"
+    assert excluded(make_dock("17.01.0001")) == "downgrade"
+    assert excluded(make_dock(organization=None)) == "unclaimed"
+    assert excluded(make_device("3-3-0")) == "no_package"
+    assert excluded(make_device("0-91-1")) == "not_behind_dock"
+    assert excluded(make_device("2-144-0")) == "not_behind_dock"
+    assert excluded(make_device("9-9-9")) == "unknown_model"
+
+
+def test_a_device_whose_model_was_never_told_is_left_out() -> None:
+    dock = make_dock()
+    Device.objects.update(model=None)
+    assert excluded(dock) == "unknown_model"
+
+
+def test_an_aircraft_behind_a_remote_controller_is_not_upgraded_from_here() -> None:
+    make_package()
+    controller = make_device("2-144-0")
+    assert excluded(make_aircraft(controller)) == "not_behind_dock"
+
+
+def test_an_aircraft_of_another_organization_than_its_dock_is_left_alone() -> None:
+    make_package()
+    assert (
+        excluded(make_aircraft(make_dock(), organization=make_organization()))
+        == "other_organization"
+    )
+
+
+def test_a_dock_with_an_open_task_is_left_out_with_its_aircraft() -> None:
+    make_package()
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    make_task(dock)
+    assert excluded(dock) == excluded(aircraft) == "open_task"
+
+
+def test_a_dock_whose_task_has_ended_is_free_again() -> None:
+    make_package()
+    dock = make_dock()
+    make_task(dock, status=TaskStatus.FAILED)
+    assert excluded(dock) is None
+
+
+def test_a_downgrade_goes_only_if_it_is_asked_for() -> None:
+    make_package()
+    dock = make_dock("10.01.9999")
+    assert excluded(dock) == "downgrade"
+    assert excluded(dock, allow_downgrade=True) is None
+
+
+@pytest.mark.parametrize("number", [3, 60])
+def test_the_answer_for_many_takes_as_many_queries_as_for_few(
+    number: int, django_assert_num_queries: Any
+) -> None:
+    make_package()
+    organization = make_organization()
+    for _ in range(number):
+        make_aircraft(make_dock(organization=organization))
+    with django_assert_num_queries(6):
+        needs.assess(Device.objects.all(), timezone.now())
+
+
+def test_devices_are_found_by_need_as_the_table_decides() -> None:
+    make_package()
+    old, same, asking = make_dock(OLD), make_dock(NEW), make_dock(NEW, compatible_status=1)
+    everything = Device.objects.all()
+    assert list(needs.having(everything, Need.REGULAR)) == [old]
+    assert list(needs.having(everything, Need.NONE)) == [same]
+    assert list(needs.having(everything, Need.CONSISTENCY)) == [asking]
+    assert not needs.having(everything, Need.DOWNGRADE)
+
+
+def test_a_device_that_reported_nothing_is_found_as_unknown() -> None:
+    make_package()
+    device = make_dock("", firmware_number=None, compatible_status=None)
+    assert list(needs.having(Device.objects.all(), Need.UNKNOWN)) == [device]
+
+
+def test_a_model_that_nobody_knows_gets_the_kind_of_its_domain() -> None:
+    ids = DeviceModel.objects.ids_by_key(["3-9-9", "0-9-9"])
+    kinds = dict(DeviceModel.objects.filter(pk__in=ids.values()).values_list("key", "kind"))
+    assert kinds == {"3-9-9": "dock", "0-9-9": "aircraft"}

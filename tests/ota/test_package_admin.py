@@ -1,0 +1,201 @@
+"""The console's pages of packages: add, make available, withdraw, delete."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.storage import default_storage
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
+
+from ota.models import FirmwarePackage
+from ota.states import PackageState, TaskStatus
+from simulator.packages import build
+from tests.make import make_dock, make_model, make_package, make_task
+from tests.people import log_in, text, told
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/ota/firmwarepackage/"
+
+
+@pytest.fixture(autouse=True)
+def storage(settings: Settings, tmp_path: Path) -> None:
+    backend = "django.core.files.storage.FileSystemStorage"
+    entry = {"BACKEND": backend, "OPTIONS": {"location": str(tmp_path / "media")}}
+    settings.STORAGES = settings.STORAGES | {"default": entry}
+
+
+@pytest.fixture
+def administrator(client: Client) -> Client:
+    log_in(client, "Administrators")
+    return client
+
+
+def page(package: FirmwarePackage) -> str:
+    return reverse("admin:ota_firmwarepackage_change", args=[package.pk])
+
+
+def run(client: Client, action: str, *packages: FirmwarePackage) -> Any:
+    form = {"action": action, "_selected_action": [package.pk for package in packages]}
+    return client.post(LIST, form)
+
+
+def upload(client: Client, content: bytes, **fields: Any) -> Any:
+    file = SimpleUploadedFile("DJI_Dock2.zip", content)
+    return client.post(f"{LIST}add/", {"file": file} | fields)
+
+
+@pytest.fixture
+def dock2(tmp_path: Path) -> bytes:
+    """A zip that tells its product code and its version."""
+    return build(tmp_path, "DOCK2", "10.01.3205", date(2024, 11, 7), 100_000).read_bytes()
+
+
+def test_a_zip_is_added_with_what_it_tells(administrator: Client, dock2: bytes) -> None:
+    make_model("3-2-0")
+    reply = upload(administrator, dock2, models=[make_model("3-2-0").pk])
+    package = FirmwarePackage.objects.get()
+    assert reply.headers["Location"] == page(package)
+    assert (package.version, package.state) == ("10.01.3205", PackageState.AVAILABLE)
+    assert str(package.created_by) == "administrators"
+
+
+def test_a_draft_stays_a_draft(administrator: Client, dock2: bytes) -> None:
+    upload(administrator, dock2, models=[make_model("3-2-0").pk], draft="on")
+    assert FirmwarePackage.objects.get().state == PackageState.DRAFT
+
+
+def test_the_same_bytes_are_added_once(administrator: Client, dock2: bytes) -> None:
+    model = make_model("3-2-0")
+    upload(administrator, dock2, models=[model.pk])
+    assert "in the library already" in told(upload(administrator, dock2, models=[model.pk]))
+
+
+def test_a_refusal_stands_at_the_form(administrator: Client) -> None:
+    reply = upload(administrator, b"no zip at all")
+    assert reply.status_code == 200
+    assert "DJI_Dock2.zip" in text(reply)
+    assert not FirmwarePackage.objects.exists()
+
+
+def test_a_wrong_version_stands_at_the_form(administrator: Client, dock2: bytes) -> None:
+    assert "is no firmware version" in text(upload(administrator, dock2, version="1.2"))
+
+
+@pytest.mark.parametrize("group", ["Viewers", "Operators"])
+def test_only_administrators_add_packages(client: Client, group: str) -> None:
+    log_in(client, group)
+    assert client.get(f"{LIST}add/").status_code == 403
+
+
+def test_the_list_tells_state_models_and_fingerprint(client: Client) -> None:
+    log_in(client, "Viewers")
+    package = make_package(models=("3-2-0",))
+    shown = text(client.get(LIST))
+    for words in (package.file_name, "Available", package.md5[:8], make_model("3-2-0").name):
+        assert words in shown
+
+
+def test_what_the_bytes_say_is_not_changed_by_a_form(administrator: Client) -> None:
+    package = make_package("10.01.3205", models=("3-2-0",))
+    form = {"models": [make_model("3-2-0").pk], "notes": "Better", "version": "1", "md5": "0"}
+    administrator.post(page(package), form | {"state": "draft"})
+    changed = FirmwarePackage.objects.get()
+    assert changed.notes == "Better"
+    assert (changed.version, changed.md5) == (package.version, package.md5)
+    assert changed.state == PackageState.AVAILABLE
+
+
+def test_a_draft_is_made_available(administrator: Client) -> None:
+    package = make_package(state=PackageState.DRAFT)
+    run(administrator, "make_available", package)
+    package.refresh_from_db()
+    assert package.state == PackageState.AVAILABLE
+
+
+def test_a_withdrawn_package_does_not_come_back(administrator: Client) -> None:
+    package = make_package(state=PackageState.WITHDRAWN)
+    reply = run(administrator, "make_available", package)
+    package.refresh_from_db()
+    assert package.state == PackageState.WITHDRAWN
+    assert "no drafts: 1" in told(reply)
+
+
+def test_withdrawing_cancels_what_waits(administrator: Client) -> None:
+    task = make_task(make_dock())
+    reply = run(administrator, "withdraw", FirmwarePackage.objects.get())
+    task.refresh_from_db()
+    assert task.status == TaskStatus.CANCELED
+    assert "waiting upgrades canceled: 1" in told(reply)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("make_this_available", PackageState.DRAFT, PackageState.AVAILABLE),
+        ("withdraw_this", PackageState.AVAILABLE, PackageState.WITHDRAWN),
+    ],
+)
+def test_a_packages_page_changes_its_state(
+    administrator: Client, name: str, before: str, after: str
+) -> None:
+    package = make_package(state=before)
+    url = reverse(f"admin:ota_firmwarepackage_{name}", args=[package.pk])
+    reply = administrator.post(url, {"_form_submitted": "on"})
+    package.refresh_from_db()
+    assert package.state == after
+    assert reply.headers["HX-Redirect"] == page(package)
+
+
+def test_a_packages_page_offers_what_its_state_allows(administrator: Client) -> None:
+    shown = text(administrator.get(page(make_package(state=PackageState.WITHDRAWN))))
+    assert "Make available" not in shown
+    assert "withdraw/" not in shown
+
+
+def test_an_operator_may_not_withdraw(client: Client) -> None:
+    log_in(client, "Operators")
+    package = make_package()
+    run(client, "withdraw", package)
+    url = reverse("admin:ota_firmwarepackage_withdraw_this", args=[package.pk])
+    assert client.post(url, {"_form_submitted": "on"}).status_code == 403
+    package.refresh_from_db()
+    assert package.state == PackageState.AVAILABLE
+
+
+def test_a_package_that_was_used_is_not_deleted(administrator: Client) -> None:
+    make_task(make_dock())
+    package = FirmwarePackage.objects.get()
+    url = reverse("admin:ota_firmwarepackage_delete", args=[package.pk])
+    assert "Withdraw it instead." in text(administrator.get(url))
+    administrator.post(url, {"post": "yes"})
+    assert FirmwarePackage.objects.exists()
+
+
+def test_a_package_that_was_never_used_goes_with_its_file(
+    administrator: Client,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    package = make_package()
+    with django_capture_on_commit_callbacks(execute=True):
+        run_delete = {"action": "delete_selected", "_selected_action": [package.pk], "post": "yes"}
+        administrator.post(LIST, run_delete)
+    assert not FirmwarePackage.objects.exists()
+    assert not default_storage.exists(str(package.file.name))
+
+
+def test_the_list_costs_the_same_for_few_and_for_many(
+    administrator: Client, django_assert_max_num_queries: Any
+) -> None:
+    costs = []
+    for number in (3, 20):
+        for n in range(number):
+            make_package(f"10.{number:02}.{n:04}")
+        with django_assert_max_num_queries(30) as queries:
+            administrator.get(LIST)
+        costs.append(len(queries))
+    assert costs[0] == costs[1]

@@ -1,0 +1,173 @@
+"""The console's list of rollouts, and a rollout's page."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from ota.models import Rollout, TaskEvent, UpgradeTask
+from ota.states import TaskStatus
+from tests.make import make_aircraft, make_dock, make_rollout, make_task
+from tests.people import queries, staff
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/ota/rollout/"
+
+
+@pytest.fixture
+def viewer() -> Client:
+    return staff("view_rollout")
+
+
+@pytest.fixture
+def operator() -> Client:
+    return staff("view_rollout", "upgrade_devices")
+
+
+def page(client: Client, rollout: Rollout, query: str = "") -> Any:
+    return client.get(reverse("admin:ota_rollout_change", args=[rollout.pk]) + query)
+
+
+def cancel(client: Client, rollout: Rollout) -> Any:
+    return client.post(reverse("admin:ota_rollout_cancel", args=[rollout.pk]))
+
+
+def make_tasks(rollout: Rollout, number: int) -> None:
+    for _ in range(number):
+        dock = make_dock()
+        make_task(dock, rollout=rollout, aircraft=make_aircraft(dock))
+
+
+def test_the_page_shows_the_rollout_and_its_tasks(viewer: Client) -> None:
+    dock = make_dock(callsign="Harbour")
+    rollout = make_rollout(name="November", limit_in_flight=7)
+    make_task(dock, rollout=rollout, status=TaskStatus.IN_PROGRESS, percent=42, rate=1_500_000)
+    text = page(viewer, rollout).content.decode()
+    for shown in ("November", "7 docks at most", "Harbour", dock.sn, "0 of 1 proven (0 %)"):
+        assert shown in text
+    assert "42 % · 1.4\xa0MB/s" in text
+    assert f'data-socket="/ws/rollouts/{rollout.pk}/"' in text
+
+
+def test_a_name_is_text_and_not_markup(viewer: Client) -> None:
+    assert "<b>bold</b>" not in page(viewer, make_rollout(name="<b>bold</b>")).content.decode()
+
+
+def test_a_task_says_what_it_waits_for(viewer: Client) -> None:
+    rollout = make_rollout(limit_in_flight=1)
+    reasons = [{"code": "offline", "text": "the dock is offline"}]
+    make_task(rollout=rollout, waits_for=reasons)
+    make_task(rollout=rollout, is_ready=True)
+    text = page(viewer, rollout).content.decode()
+    assert "Waits: the dock is offline" in text
+    assert "Ready, waits for a free slot: at most 1 at once" in text
+
+
+def test_a_failed_task_gives_the_devices_result_in_words(viewer: Client) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout, status=TaskStatus.FAILED, result=312014)
+    assert "312014: The device is already upgrading." in page(viewer, rollout).content.decode()
+
+
+@pytest.mark.parametrize(("query", "shown"), [("?status=failed", 1), ("?status=in_flight", 2)])
+def test_tasks_are_filtered_by_status(viewer: Client, query: str, shown: int) -> None:
+    rollout = make_rollout()
+    for status in (TaskStatus.FAILED, TaskStatus.SENT, TaskStatus.VERIFYING, TaskStatus.PENDING):
+        make_task(rollout=rollout, status=status)
+    assert len(page(viewer, rollout, query).context["tasks"]) == shown
+
+
+@pytest.mark.parametrize("query", ["?page=9", "?page=x", "?page=-1", "?status=odd", "?page=%00"])
+def test_a_wrong_address_shows_a_page_all_the_same(viewer: Client, query: str) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    assert len(page(viewer, rollout, query).context["tasks"]) == 1
+
+
+def test_there_are_fifty_tasks_on_a_page(viewer: Client) -> None:
+    rollout = make_rollout()
+    make_tasks(rollout, 51)
+    first, second = page(viewer, rollout), page(viewer, rollout, "?page=2")
+    assert (len(first.context["tasks"]), len(second.context["tasks"])) == (50, 1)
+    assert 'page=2" data-turn="1" >Next' in first.content.decode()
+
+
+def test_an_empty_rollout_has_a_page(viewer: Client) -> None:
+    assert "No tasks" in page(viewer, make_rollout()).content.decode()
+
+
+def test_the_page_costs_the_same_for_three_and_for_sixty_tasks(viewer: Client) -> None:
+    rollout = make_rollout()
+    url = reverse("admin:ota_rollout_change", args=[rollout.pk])
+    make_tasks(rollout, 3)
+    few = queries(viewer, url)
+    make_tasks(rollout, 57)
+    assert queries(viewer, url) == few
+
+
+def test_the_list_costs_the_same_for_one_and_for_twenty_rollouts(viewer: Client) -> None:
+    make_tasks(make_rollout(), 1)
+    few = queries(viewer, LIST)
+    for _ in range(19):
+        make_tasks(make_rollout(), 1)
+    assert queries(viewer, LIST) == few
+
+
+def test_the_list_gives_the_counts_of_each_rollout(viewer: Client) -> None:
+    make_rollout(name="Empty")
+    rollout = make_rollout(name="Half")
+    make_task(rollout=rollout, status=TaskStatus.OK)
+    make_task(rollout=rollout)
+    text = viewer.get(LIST).content.decode()
+    assert "1 of 2 proven (50 %)" in text
+    assert 'title="1 proven, 1 pending"' in text
+    assert "No tasks" in text
+
+
+def test_who_may_upgrade_cancels_what_was_not_issued(operator: Client) -> None:
+    rollout = make_rollout()
+    waiting, running = (
+        make_task(rollout=rollout),
+        make_task(rollout=rollout, status=TaskStatus.SENT),
+    )
+    assert "no way to stop one" in page(operator, rollout).content.decode()
+    assert cancel(operator, rollout).status_code == 302
+    assert UpgradeTask.objects.get(pk=waiting.pk).status == TaskStatus.CANCELED
+    assert UpgradeTask.objects.get(pk=running.pk).status == TaskStatus.SENT
+    assert TaskEvent.objects.get(to_status=TaskStatus.CANCELED).actor is not None
+    assert "Canceled 1 task that" in page(operator, rollout).content.decode()
+
+
+def test_who_may_only_look_sees_no_button_and_cannot_cancel(viewer: Client) -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout)
+    assert "Cancel what was not issued" not in page(viewer, rollout).content.decode()
+    assert cancel(viewer, rollout).status_code == 403
+    assert UpgradeTask.objects.get(pk=task.pk).status == TaskStatus.PENDING
+
+
+def test_a_link_cannot_cancel(operator: Client) -> None:
+    url = reverse("admin:ota_rollout_cancel", args=[make_rollout().pk])
+    assert operator.get(url).status_code == 405
+
+
+def test_canceling_a_rollout_that_does_not_exist_is_not_found(operator: Client) -> None:
+    assert operator.post(reverse("admin:ota_rollout_cancel", args=[404])).status_code == 404
+
+
+def test_nobody_looks_without_the_permission() -> None:
+    rollout = make_rollout()
+    assert page(staff(), rollout).status_code == 403
+    assert page(Client(), rollout).status_code == 302
+
+
+def test_nobody_adds_changes_or_deletes_a_rollout(admin_client: Client) -> None:
+    rollout = make_rollout(name="November")
+    change = reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert admin_client.get(reverse("admin:ota_rollout_add")).status_code == 403
+    assert admin_client.post(change, {"name": "Other"}).status_code == 403
+    delete = reverse("admin:ota_rollout_delete", args=[rollout.pk])
+    assert admin_client.post(delete, {"post": "yes"}).status_code == 403
+    assert Rollout.objects.get(pk=rollout.pk).name == "November"

@@ -1,0 +1,207 @@
+"""What a rollout would do, starting it, canceling it, and its end."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from fleet.models import Device
+from fleet.versions import InvalidVersion
+from ota import rollouts
+from ota.models import Rollout, UpgradeTask
+from ota.rollouts import NothingToUpgrade, Options, Plan, PlanChanged
+from ota.states import TaskStatus
+from tests.make import (
+    NEW,
+    OLD,
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_organization,
+    make_package,
+    make_rollout,
+    make_task,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    make_listening()
+    make_package()
+
+
+def plan(**options: Any) -> Plan:
+    return rollouts.plan(Device.objects.all(), Options(**options), timezone.now())
+
+
+def launch(**options: Any) -> tuple[Rollout, Plan]:
+    return rollouts.launch(Device.objects.all(), Options(**options), timezone.now())
+
+
+def test_a_dock_and_its_aircraft_share_one_task_with_the_aircraft_first() -> None:
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    (task,) = plan().tasks
+    assert [target.device for target in task.targets] == [aircraft, dock]
+
+
+def test_the_device_that_needs_nothing_is_left_out_of_the_task() -> None:
+    dock = make_dock(NEW)
+    aircraft = make_aircraft(dock)
+    found = plan()
+    assert [target.device for target in found.tasks[0].targets] == [aircraft]
+    assert [(e.device, e.reason.code) for e in found.excluded] == [(dock, "up_to_date")]
+
+
+def test_aircraft_of_chosen_docks_come_along_if_asked_for() -> None:
+    dock = make_dock()
+    make_aircraft(dock)
+    chosen, now = Device.objects.filter(pk=dock.pk), timezone.now()
+    alone = rollouts.plan(chosen, Options(), now)
+    both = rollouts.plan(chosen, Options(with_aircraft=True), now)
+    assert (len(alone.tasks[0].targets), len(both.tasks[0].targets)) == (1, 2)
+
+
+def test_the_plan_as_scripts_get_it() -> None:
+    dock = make_dock(mode_code=4)
+    assert plan().as_json() == {
+        "tasks": [
+            {
+                "gateway_sn": dock.sn,
+                "targets": [
+                    {
+                        "sn": dock.sn,
+                        "upgrade_type": "regular",
+                        "from_version": OLD,
+                        "to_version": NEW,
+                    }
+                ],
+                "waits_for": [{"code": "busy", "text": "the dock is working"}],
+            }
+        ],
+        "excluded": [],
+    }
+
+
+def test_a_launch_does_what_the_plan_said() -> None:
+    dock = make_dock()
+    make_aircraft(dock)
+    planned = plan()
+    rollout, started = launch(name="Spring", limit_in_flight=3)
+    assert started == planned
+    task = rollout.tasks.get()
+    assert (task.status, task.gateway) == (TaskStatus.PENDING, dock)
+    assert {t.device.sn: t.to_version for t in task.targets.all()} == {
+        target.device.sn: NEW for target in planned.tasks[0].targets
+    }
+
+
+def test_a_launch_remembers_its_author() -> None:
+    make_dock()
+    author = User.objects.create_user("olga")
+    rollout, _ = rollouts.launch(Device.objects.all(), Options(), timezone.now(), author)
+    assert rollout.created_by == author
+    assert rollout.tasks.get().events.get().actor == author
+
+
+def test_with_nothing_to_upgrade_there_is_no_rollout() -> None:
+    make_dock(NEW)
+    with pytest.raises(NothingToUpgrade):
+        launch()
+    assert not Rollout.objects.exists()
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    make_dock()
+    with pytest.raises(InvalidVersion, match="expected NN"):
+        launch(to="latest")
+
+
+def test_the_database_refuses_a_second_open_task_of_a_dock_that_was_planned_before() -> None:
+    dock = make_dock()
+    planned = plan()
+    make_task(dock)
+    rollout = make_rollout()
+    started = rollouts._store(rollout, planned, timezone.now(), None)
+    assert [(e.device, e.reason.code) for e in started.excluded] == [(dock, "open_task")]
+    assert not rollout.tasks.exists()
+
+
+def test_canceling_ends_what_was_not_issued_and_leaves_the_rest() -> None:
+    rollout = make_rollout()
+    waiting, running = (
+        make_task(rollout=rollout),
+        make_task(rollout=rollout, status=TaskStatus.SENT),
+    )
+    assert rollouts.cancel(rollout, timezone.now()) == 1
+    statuses = dict(UpgradeTask.objects.values_list("pk", "status"))
+    assert statuses == {waiting.pk: TaskStatus.CANCELED, running.pk: TaskStatus.SENT}
+
+
+def test_canceling_twice_changes_nothing_more() -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    assert [rollouts.cancel(rollout, timezone.now()) for _ in range(2)] == [1, 0]
+
+
+def test_a_command_that_comes_back_unanswered_to_a_canceled_rollout_does_not_go_out_again() -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout, status=TaskStatus.SENT)
+    rollouts.cancel(rollout, timezone.now())
+    UpgradeTask.objects.move([task.pk], TaskStatus.PENDING, timezone.now())
+    rollouts.finish(timezone.now())
+    task.refresh_from_db()
+    assert (task.status, bool(task.message)) == (TaskStatus.CANCELED, True)
+    assert Rollout.objects.get().finished_at
+
+
+def test_a_rollout_is_finished_when_its_last_task_has_ended() -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout, status=TaskStatus.VERIFYING)
+    rollouts.finish(timezone.now())
+    assert Rollout.objects.get().status == Rollout.Status.RUNNING
+    UpgradeTask.objects.move([task.pk], TaskStatus.OK, timezone.now())
+    rollouts.finish(timezone.now())
+    assert Rollout.objects.get().status == Rollout.Status.FINISHED
+
+
+@pytest.mark.parametrize("number", [3, 500])
+def test_plan_and_launch_take_few_queries_however_many_devices(
+    number: int, django_assert_max_num_queries: Any
+) -> None:
+    organization = make_organization()
+    docks = [make_dock(organization=organization) for _ in range(number)]
+    template = make_aircraft(docks[0])
+    aircraft = [
+        Device(
+            sn=f"A{dock.sn}", gateway=dock, model=template.model, organization=organization,
+            firmware_version=OLD, firmware_number=10011607,
+        )
+        for dock in docks[1:]
+    ]  # fmt: skip
+    Device.objects.bulk_create(aircraft)
+    with django_assert_max_num_queries(30):
+        plan()
+    with django_assert_max_num_queries(30):
+        rollout, _ = launch()
+    assert rollout.tasks.count() == number
+
+
+def test_what_was_not_seen_is_not_started() -> None:
+    make_dock()
+    seen = plan().digest
+    make_dock()
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), Options(), timezone.now(), seen=seen)
+    assert not Rollout.objects.exists()
+
+
+def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
+    dock = make_dock()
+    seen = plan().digest
+    Device.objects.filter(pk=dock.pk).update(mode_code=4)
+    rollout, _ = rollouts.launch(Device.objects.all(), Options(), timezone.now(), seen=seen)
+    assert rollout.tasks.count() == 1

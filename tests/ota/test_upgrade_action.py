@@ -1,0 +1,323 @@
+"""The console's action to upgrade: the preview, its choices, and the start of a rollout."""
+
+import datetime as dt
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from pytest_django import DjangoCaptureOnCommitCallbacks
+
+from fleet.models import Device
+from ota.admin import devices as console
+from ota.models import Rollout, UpgradeTask
+from tests.make import (
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_model,
+    make_organization,
+    make_package,
+    make_task,
+)
+from tests.people import context, log_in, text, told
+from tests.servers import Server
+
+pytestmark = pytest.mark.django_db
+
+LIST = "/admin/fleet/device/"
+PREVIEW = "/admin/fleet/device/upgrade/"
+SEEN = "to=&with_aircraft=False&allow_downgrade=False"
+OLDER, NEWER = "10.01.1607", "10.01.3205"
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    log_in(client, "Operators")
+    make_listening()
+    return client
+
+
+def confirm(client: Client, *devices: Device, **choices: Any) -> Any:
+    """Presses the button of the preview; ``choices`` are the form's fields."""
+    pks = ",".join(str(device.pk) for device in devices)
+    form = {"pks": pks, "limit_in_flight": 5, "seen": SEEN, "do": "confirm"}
+    return client.post(PREVIEW, form | choices)
+
+
+def preview(client: Client, query: str) -> Any:
+    return context(client, f"{PREVIEW}?{query}")["preview"]
+
+
+def many(number: int) -> None:
+    """As many devices, half docks and half aircraft, that need an upgrade."""
+    now, organization = timezone.now(), make_organization()
+    facts: dict[str, Any] = {
+        "organization": organization,
+        "presence": "online",
+        "online_since": now - dt.timedelta(minutes=5),
+        "firmware_version": OLDER,
+        "firmware_number": 10011607,
+        "compatible_status": 0,
+        "mode_code": 0,
+    }
+    dock, aircraft = make_model("3-2-0"), make_model("0-91-1")
+    docks = [
+        Device(sn=f"D{n:06}", model=dock, drone_in_dock=1, battery_percent=90, **facts)
+        for n in range(number // 2)
+    ]
+    Device.objects.bulk_create(docks)
+    found = Device.objects.filter(model=dock)
+    Device.objects.bulk_create(
+        Device(sn=f"A{d.sn}", model=aircraft, gateway=d, **facts) for d in found
+    )
+
+
+# From the list to the preview
+
+
+def test_the_action_leads_to_a_preview_of_the_chosen_devices(operator: Client) -> None:
+    first, second = make_dock(), make_dock()
+    form = {"action": "upgrade", "_selected_action": [first.pk, second.pk]}
+    address = urlsplit(operator.post(LIST, form).headers["Location"])
+    assert address.path == PREVIEW
+    assert parse_qs(address.query)["pks"] == [f"{first.pk},{second.pk}"]
+
+
+def test_all_devices_of_a_list_travel_as_its_query(operator: Client) -> None:
+    dock = make_dock()
+    form = {"action": "upgrade", "_selected_action": [dock.pk], "select_across": "1"}
+    address = urlsplit(operator.post(f"{LIST}?need=regular&p=1", form).headers["Location"])
+    assert parse_qs(address.query) == {"query": ["need=regular&p=1"]}
+
+
+def test_a_devices_page_leads_to_its_preview(operator: Client) -> None:
+    dock = make_dock()
+    reply = operator.get(reverse("admin:fleet_device_upgrade_one", args=[dock.pk]))
+    assert reply.headers["Location"] == f"{PREVIEW}?pks={dock.pk}"
+
+
+def test_who_may_only_look_gets_neither_preview_nor_rollout(client: Client) -> None:
+    log_in(client, "Viewers")
+    dock = make_dock()
+    make_package(NEWER)
+    assert client.get(f"{PREVIEW}?pks={dock.pk}").status_code == 403
+    assert confirm(client, dock).status_code == 403
+    assert not Rollout.objects.exists()
+
+
+def test_a_viewers_device_page_has_no_upgrade_button(client: Client) -> None:
+    log_in(client, "Viewers")
+    page = reverse("admin:fleet_device_change", args=[make_dock().pk])
+    assert "Upgrade firmware" not in text(client.get(page))
+
+
+# The preview
+
+
+def test_the_preview_counts_what_goes_what_waits_and_what_is_left_out(operator: Client) -> None:
+    make_package(NEWER)
+    make_dock(OLDER)
+    make_dock(OLDER, mode_code=4)
+    make_dock(NEWER)
+    shown = preview(operator, "query=")
+    assert (shown.ready.docks, shown.waiting.docks, shown.left_out_count) == (1, 1, 1)
+    assert shown.waits_for == [("Dock busy", 1)]
+    assert [group.title for group in shown.left_out] == ["Up to date"]
+
+
+def test_the_preview_names_versions_kind_and_reasons(operator: Client) -> None:
+    make_package(NEWER)
+    make_dock(NEWER, compatible_status=1, sn="ODD")
+    make_dock(OLDER, mode_code=4)
+    shown = text(operator.get(f"{PREVIEW}?query="))
+    for words in ("ODD", "Consistency", OLDER, NEWER, "the dock is working"):
+        assert words in shown
+
+
+def test_a_filters_devices_are_previewed_whatever_page_they_stood_on(operator: Client) -> None:
+    make_package(NEWER)
+    make_dock(OLDER)
+    make_dock(NEWER)
+    shown = preview(operator, "query=need%3Dregular%26p%3D7")
+    assert (shown.docks, shown.left_out_count) == (1, 0)
+
+
+def test_a_version_of_the_library_can_be_chosen(operator: Client) -> None:
+    make_package(NEWER)
+    make_package("10.01.2000")
+    dock = make_dock(OLDER)
+    task, targets = preview(operator, f"pks={dock.pk}&to=10.01.2000").ready.rows[0]
+    assert task.gateway == dock
+    assert targets[0][0].package.version == "10.01.2000"
+
+
+@pytest.mark.parametrize("choice", ["to=1", "limit_in_flight=0", "limit_in_flight=many"])
+def test_a_wrong_choice_shows_no_plan_and_no_button(operator: Client, choice: str) -> None:
+    make_package(NEWER)
+    reply = operator.get(f"{PREVIEW}?pks={make_dock(OLDER).pk}&{choice}")
+    assert "Please correct the choices." in text(reply)
+    assert 'value="confirm"' not in text(reply)
+
+
+def test_the_aircraft_of_chosen_docks_come_along_if_wanted(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock(OLDER)
+    make_aircraft(dock, OLDER)
+    assert preview(operator, f"pks={dock.pk}").devices == 1
+    assert preview(operator, f"pks={dock.pk}&with_aircraft=on").devices == 2
+
+
+def test_forgotten_aircraft_are_hinted_at(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock(OLDER)
+    aircraft = make_aircraft(dock, OLDER)
+    hint = "1 aircraft of the chosen docks needs an upgrade too"
+    assert hint in text(operator.get(f"{PREVIEW}?pks={dock.pk}"))
+    assert hint not in text(operator.get(f"{PREVIEW}?pks={dock.pk},{aircraft.pk}"))
+
+
+def test_a_downgrade_is_left_out_unless_it_is_allowed(operator: Client) -> None:
+    make_package(OLDER)
+    dock = make_dock(NEWER)
+    assert preview(operator, f"pks={dock.pk}").docks == 0
+    allowed = preview(operator, f"pks={dock.pk}&allow_downgrade=on")
+    assert (allowed.docks, allowed.downgrades) == (1, 1)
+
+
+def test_nothing_to_upgrade_has_no_button(operator: Client) -> None:
+    reply = text(operator.get(f"{PREVIEW}?pks={make_dock().pk}"))
+    assert "there is nothing to upgrade" in reply
+    assert 'value="confirm"' not in reply
+
+
+def test_a_new_choice_leads_to_the_next_preview(operator: Client) -> None:
+    make_package(NEWER)
+    form = {"pks": "1", "to": NEWER, "limit_in_flight": 3, "do": "preview"}
+    address = urlsplit(operator.post(PREVIEW, form).headers["Location"])
+    assert parse_qs(address.query) == {"pks": ["1"], "to": [NEWER], "limit_in_flight": ["3"]}
+
+
+def test_a_long_list_is_cut_and_says_so(operator: Client) -> None:
+    make_package(NEWER)
+    many(460)
+    reply = text(operator.get(f"{PREVIEW}?query="))
+    assert "… and 30 more docks" in reply
+    assert len(reply) < 1_000_000
+
+
+# Starting
+
+
+def test_confirming_starts_the_rollout_with_the_choices(operator: Client) -> None:
+    make_package(NEWER)
+    reply = confirm(operator, make_dock(OLDER), name="Spring", limit_in_flight=7)
+    rollout = Rollout.objects.get()
+    assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert (rollout.name, rollout.limit_in_flight) == ("Spring", 7)
+    assert str(rollout.created_by) == "operators"
+    assert "Spring was started for 1 dock." in told(reply)
+
+
+def test_a_start_stands_in_the_history(operator: Client) -> None:
+    make_package(NEWER)
+    confirm(operator, make_dock(OLDER))
+    entry = LogEntry.objects.get()
+    assert entry.get_edited_object() == Rollout.objects.get()
+
+
+def test_pressing_twice_starts_one_rollout(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock(OLDER)
+    confirm(operator, dock)
+    again = confirm(operator, dock)
+    assert Rollout.objects.count() == 1
+    assert "No rollout was started" in told(again)
+
+
+def test_choices_that_were_not_previewed_are_shown_first(operator: Client) -> None:
+    make_package(NEWER)
+    reply = confirm(operator, make_dock(OLDER), with_aircraft="on")
+    assert "look at the preview once more" in told(reply)
+    assert "with_aircraft=on" in reply.headers["Location"]
+    assert not Rollout.objects.exists()
+
+
+@pytest.mark.parametrize(("ticked", "count"), [({}, 0), ({"accept_downgrades": "on"}, 1)])
+def test_a_downgrade_wants_a_tick(operator: Client, ticked: dict[str, str], count: int) -> None:
+    make_package(OLDER)
+    seen = SEEN.replace("allow_downgrade=False", "allow_downgrade=True")
+    confirm(operator, make_dock(NEWER), allow_downgrade="on", seen=seen, **ticked)
+    assert Rollout.objects.count() == count
+
+
+@pytest.mark.services
+def test_a_start_goes_through_while_redis_is_away(
+    redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.stop()
+    console._tick()
+    assert "the rollout waits for the clock" in caplog.text
+
+
+def test_the_clock_is_told_after_the_commit(
+    operator: Client,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    make_package(NEWER)
+    dock = make_dock(OLDER)
+    with django_capture_on_commit_callbacks() as callbacks:
+        confirm(operator, dock)
+    assert console._start_tick in callbacks
+
+
+# A device's page
+
+
+def test_a_devices_page_lists_its_upgrades(operator: Client) -> None:
+    task = make_task(make_dock())
+    page = reverse("admin:fleet_device_change", args=[task.gateway_id])
+    assert reverse("admin:ota_upgradetask_change", args=[task.pk]) in text(operator.get(page))
+
+
+# Cost
+
+
+@pytest.mark.parametrize("query", ["query=", "query=need%3Dregular&with_aircraft=on"])
+def test_a_preview_costs_the_same_for_few_and_for_many_devices(
+    operator: Client, query: str, django_assert_max_num_queries: Any
+) -> None:
+    make_package(NEWER)
+    costs = []
+    for number in (2, 58):
+        many_more = make_organization()
+        for _ in range(number // 2):
+            make_aircraft(make_dock(OLDER, organization=many_more), OLDER)
+        with django_assert_max_num_queries(30) as queries:
+            operator.get(f"{PREVIEW}?{query}")
+        costs.append(len(queries))
+    assert costs[0] == costs[1]
+
+
+def test_a_thousand_devices_are_previewed_with_thirty_queries(
+    operator: Client, django_assert_max_num_queries: Any
+) -> None:
+    make_package(NEWER)
+    many(1000)
+    with django_assert_max_num_queries(30):
+        assert preview(operator, "query=need%3Dregular").devices == 1000
+
+
+def test_a_thousand_devices_are_started_with_thirty_queries(
+    operator: Client, django_assert_max_num_queries: Any
+) -> None:
+    make_package(NEWER)
+    many(1000)
+    ContentType.objects.clear_cache()  # as in a process that has just started
+    with django_assert_max_num_queries(30):
+        confirm(operator, query="need=regular")
+    assert UpgradeTask.objects.count() == 500

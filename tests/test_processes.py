@@ -1,0 +1,55 @@
+"""The servers and processes that other tests stand on."""
+
+import psycopg
+import pytest
+import redis
+from django.db import connection
+
+from demo import checks
+from tests.processes import Processes, group_members
+from tests.servers import Server
+
+pytestmark = pytest.mark.services
+
+
+def test_a_broker_that_was_stopped_comes_back_on_its_port(mosquitto: Server) -> None:
+    port = mosquitto.port
+    mosquitto.stop()
+    assert not checks.mqtt_answers(mosquitto.url)
+    mosquitto.start()
+    assert checks.mqtt_answers(f"mqtt://127.0.0.1:{port}")
+
+
+def test_each_test_gets_an_empty_redis(redis_server: Server) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert client.dbsize() == 0
+        client.set("left", "behind")
+
+
+def test_a_redis_that_was_stopped_comes_back(redis_server: Server) -> None:
+    redis_server.stop()
+    assert not checks.redis_answers(redis_server.url)
+    redis_server.start()
+    assert checks.redis_answers(redis_server.url)
+
+
+def test_postgres_takes_connections_on_this_machine_only(postgres: Server) -> None:
+    with psycopg.connect(postgres.url) as client:
+        listens = client.execute("SHOW listen_addresses").fetchone()
+    assert listens == ("127.0.0.1",)
+
+
+def test_the_database_is_one_that_processes_can_share(database_url: str) -> None:
+    assert ":memory:" not in database_url
+    assert str(connection.settings_dict["NAME"]) in database_url
+
+
+def test_a_killed_process_leaves_no_child(processes: Processes) -> None:
+    worker = processes.worker()
+    assert len(group_members(worker.pid)) > 1
+    worker.kill9()
+    assert not group_members(worker.pid)
+
+
+def test_beat_ends_when_it_is_asked_to(processes: Processes) -> None:
+    assert processes.beat().terminate() == 0
