@@ -35,7 +35,7 @@ def demo(folder: Path, *arguments: str, port: int, **variables: str) -> Running:
     command = [sys.executable, "manage.py", "demo", "--json", "--package-size", "1"]
     command += ["--folder", str(folder), "--port", str(port), *arguments]
     log = folder.with_suffix(".log")
-    return Running("demo", command, log, lambda run: '"parts"' in run.output, BARE | variables)
+    return Running("demo", command, log, lambda run: "Console: " in run.output, BARE | variables)
 
 
 def table(run: Running) -> dict[str, dict[str, Any]]:

@@ -74,6 +74,11 @@ def test_ports_are_kept_for_the_next_run(tmp_path: Path) -> None:
     assert ports.remembered(file, ["redis"]) == chosen
 
 
+def test_a_chosen_port_is_none_that_an_outgoing_connection_gets() -> None:
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert all(ports.free() < int(first) for _ in range(100))
+
+
 def test_a_folder_that_another_demo_uses_is_left_alone(tmp_path: Path) -> None:
     with environment.alone_in(tmp_path):
         environment.complete(["--folder", str(tmp_path)])
