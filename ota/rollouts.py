@@ -214,14 +214,33 @@ def _created(task: UpgradeTask, now: dt.datetime, user: Any) -> TaskEvent:
     )
 
 
+def pause(rollout: Rollout, reason: str) -> bool:
+    """Issues nothing more until ``resume``, what runs goes on; whether it was running."""
+    running = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.RUNNING)
+    changed = running.update(status=Rollout.Status.PAUSED, pause_reason=reason[:500])
+    live.announce([(rollout.pk, 0)])
+    return bool(changed)
+
+
+def resume(rollout: Rollout) -> bool:
+    """Goes on after ``pause``; whether it was paused. What waits is looked at anew."""
+    with transaction.atomic():
+        paused = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.PAUSED)
+        changed = paused.update(status=Rollout.Status.RUNNING, pause_reason="")
+        if changed:
+            waiting = UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
+            waiting.update(checked_at=None, is_ready=False)
+    live.announce([(rollout.pk, 0)])
+    return bool(changed)
+
+
 def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None) -> int:
     """Cancels what was not issued yet and returns how many; a running upgrade cannot be stopped.
 
     A task whose command went out and got no reply may be running too, so it is followed on.
     """
-    Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.RUNNING).update(
-        status=Rollout.Status.CANCELED
-    )
+    going = [Rollout.Status.RUNNING, Rollout.Status.PAUSED]
+    Rollout.objects.filter(pk=rollout.pk, status__in=going).update(status=Rollout.Status.CANCELED)
     live.announce([(rollout.pk, 0)])
     waiting = rollout.tasks.filter(status=TaskStatus.PENDING).values_list("pk", flat=True)
     return len(cancel_tasks(waiting, now, user))
@@ -255,7 +274,7 @@ def finish(now: dt.datetime) -> None:
     )
     for rollout in unfinished:
         status = rollout.status
-        if status == Rollout.Status.RUNNING:
+        if status in {Rollout.Status.RUNNING, Rollout.Status.PAUSED}:
             status = Rollout.Status.FINISHED
         Rollout.objects.filter(pk=rollout.pk, finished_at=None).update(
             status=status, finished_at=now

@@ -47,12 +47,14 @@ def sources(target: str) -> list[TaskStatus]:
 
 class RolloutStatus(models.TextChoices):
     RUNNING = "running", "Running"
+    PAUSED = "paused", "Paused"
     FINISHED = "finished", "Finished"
     CANCELED = "canceled", "Canceled"
 
 
 class PackageState(models.TextChoices):
     DRAFT = "draft", "Draft"
+    CHECKING = "checking", "Checking"
     AVAILABLE = "available", "Available"
     WITHDRAWN = "withdrawn", "Withdrawn"
 
@@ -68,7 +70,9 @@ COLOURS: dict[str, str] = {
     _S.REJECTED: "danger",
     _S.TIMEOUT: "danger",
     RolloutStatus.RUNNING: "info",
+    RolloutStatus.PAUSED: "warning",
     RolloutStatus.FINISHED: "success",
+    PackageState.CHECKING: "info",
     PackageState.AVAILABLE: "success",
     PackageState.WITHDRAWN: "danger",
 }

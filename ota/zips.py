@@ -2,18 +2,24 @@
 
 import datetime as dt
 import io
+import lzma
 import re
 import struct
 import zipfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+import zlib
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, NamedTuple
 
 from fleet import versions
 
 MOST_ENTRIES = 10_000
 MOST_RATIO = 100  # unpacked to packed; firmware is encrypted and hardly shrinks
 LARGEST_DIRECTORY = 4 << 20  # bytes; zipfile reads it at once
+
+PIECE = 1 << 20  # bytes, read at once
+
+# zipfile meets a damaged file with any of these.
+_DAMAGE = (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError)
 
 _SIGNATURE = ".cfg.sig"
 _VERSION = re.compile(
@@ -24,59 +30,106 @@ _CODE = re.compile(r"[A-Za-z0-9-]{1,40}", re.ASCII)
 
 
 class PackageRefused(ValueError):
-    """A file that cannot become a package; the message says what, which file, and what to do."""
+    """A file that cannot become a package; the message says what, which file, and what to do.
 
-
-class Inspection(NamedTuple):
-    """What a zip tells about itself; empty, or None, where it does not.
-
-    ``is_version_inside``: the version is from the zip's signature entry, not only from its name.
+    ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models`` or
+    ``minimum_version``.
     """
+
+    def __init__(self, message: str, field: str = "file") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Told(NamedTuple):
+    """What a name tells; empty, or None, where it does not."""
 
     product_code: str
     version: str
-    is_version_inside: bool
     released_on: dt.date | None
 
 
-def inspect(path: Path, file_name: str = "") -> Inspection:
-    """Reads a zip's directory, and unpacks nothing; ``file_name`` is the vendor's, if not the path's.
+class Inspection(NamedTuple):
+    """What a package tells: its signature entry, and its file name."""
+
+    entry: Told
+    name: Told
+
+
+def inspect(file: BinaryIO, name: str) -> Inspection:
+    """Reads a zip's directory, and unpacks nothing; ``name`` is the vendor's name of the file.
 
     Raises:
         PackageRefused: it is no firmware zip, it is damaged, or a name in it is not safe.
     """
-    name = file_name or path.name
-    entries = _directory(path, name)
-    _refuse_unsafe(entries, path.stat().st_size, name)
+    entries = _directory(file, name)
+    _refuse_unsafe(entries, file.seek(0, io.SEEK_END), name)
     signatures = [entry.filename for entry in entries if _is_signature(entry.filename)]
     if not signatures:
         raise PackageRefused(
             f"{name} is no firmware package: it has no {_SIGNATURE} file at the top level. "
             "Use the zip from the vendor's download page, as it is."
         )
-    return _told(signatures[0], name)
+    entry = signatures[0].removesuffix(_SIGNATURE)
+    return Inspection(_told(entry), _told(name.rpartition(".")[0]))
 
 
-class _Bounded(io.FileIO):
+def verify(file: BinaryIO, name: str, on_bytes: Callable[[int], None] | None = None) -> None:
+    """Reads every entry to its end and compares its checksum; nothing is kept.
+
+    ``on_bytes`` is told how many more bytes of the zip are done.
+
+    Raises:
+        PackageRefused: an entry is not what the directory says.
+    """
+    with zipfile.ZipFile(file) as package:
+        for entry in package.infolist():
+            try:
+                with package.open(entry) as content:
+                    while content.read(PIECE):
+                        pass
+            # zipfile and the decompressors meet damage with any of these.
+            except (*_DAMAGE, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise PackageRefused(
+                    f"{name} is damaged: {entry.filename!r} cannot be read as it was packed "
+                    f"({error}). Download it again."
+                ) from error
+            if on_bytes:
+                on_bytes(entry.compress_size)
+
+
+class _Bounded(io.RawIOBase):
     """A file that hands out no more than a directory's worth at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > LARGEST_DIRECTORY:
             raise zipfile.BadZipFile("the directory is too large")
-        return super().read(LARGEST_DIRECTORY if size is None or size < 0 else size) or b""
+        return self._file.read(LARGEST_DIRECTORY if size is None or size < 0 else size)
 
 
-def _directory(path: Path, name: str) -> list[zipfile.ZipInfo]:
+def _directory(file: BinaryIO, name: str) -> list[zipfile.ZipInfo]:
     """The entries of a zip that is whole as far as its directory tells."""
     try:
-        with _Bounded(str(path)) as file:
-            start = file.read(4)
-            with zipfile.ZipFile(file) as package:
-                entries, end = package.infolist(), package.start_dir
-    except FileNotFoundError as error:
-        raise PackageRefused(f"{name} is not there. Check the path.") from error
-    # zipfile meets a damaged file with any of these.
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OSError) as error:
+        file.seek(0)
+        start = file.read(4)
+        with zipfile.ZipFile(_Bounded(file)) as package:
+            entries, end = package.infolist(), package.start_dir
+    except _DAMAGE as error:
         raise PackageRefused(
             f"{name} is no zip, or it is damaged or cut off ({error}). Download it again."
         ) from error
@@ -119,15 +172,13 @@ def _is_signature(entry: str) -> bool:
     return entry.endswith(_SIGNATURE) and not re.search(r"[/\\]", entry)
 
 
-def _told(entry: str, name: str) -> Inspection:
-    """What ``<product>_<code>_v<version>_<yyyymmdd>.<...>.cfg.sig`` tells, in whatever order."""
-    parts = entry.removesuffix(_SIGNATURE).split("_")
-    inside = _first_version(parts)
+def _told(text: str) -> Told:
+    """What ``<product>_<code>_v<version>_<yyyymmdd>.<...>`` tells, in whatever order."""
+    parts = text.split("_")
     is_code = len(parts) > 1 and _CODE.fullmatch(parts[0])
-    return Inspection(
+    return Told(
         product_code=parts[0] if is_code else "",
-        version=inside or _first_version(name.rpartition(".")[0].split("_")),
-        is_version_inside=bool(inside),
+        version=_first_version(parts),
         released_on=next((day for part in parts if (day := _day(part))), None),
     )
 

@@ -100,6 +100,8 @@ class UpgradeTask(models.Model):
     progress_at = models.DateTimeField(null=True, blank=True)
     progress_seen_at = models.DateTimeField(null=True, blank=True)
     device_ok_at = models.DateTimeField(null=True, blank=True)
+    # Accepted the command long ago, and has never come for the package.
+    no_show_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     percent = models.SmallIntegerField(null=True, blank=True)
     step = models.CharField(max_length=64, blank=True)

@@ -245,7 +245,14 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
     codes = {reason.code for reason in reasons}
     if "settling" in codes:
         return task.gateway.settled_at(settings.SETTLE_TIME) or now
-    if codes & {"bridge_down", "foreign_upgrade", "silent", "no_link", "open_task"}:
+    if codes & {
+        "bridge_down",
+        "foreign_upgrade",
+        "silent",
+        "no_link",
+        "open_task",
+        "package_unavailable",
+    }:
         return now + LOOK_AGAIN
     return now + LOOK_ANYWAY
 
@@ -257,6 +264,11 @@ def _waits_for(task: UpgradeTask, situation: Situation) -> list[Reason]:
     found = needs.blockers(situation, task.gateway, next(iter(aircraft), None), packages)
     if any(situation.tasks[target.device_id] - {task.pk} for target in targets):
         found.append(Reason("open_task", "another upgrade of the same device is open"))
+    unavailable = [p for p in packages if p.state != PackageState.AVAILABLE]
+    if unavailable:
+        found.append(
+            Reason("package_unavailable", f"package {unavailable[0]} is not available now")
+        )
     if task.is_dock_silent:
         found.append(Reason("silent", "the dock has not been heard since the last command"))
     return found
@@ -282,8 +294,8 @@ def _obsolete(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str
         return f"{device.sn} is not behind dock {task.gateway.sn} any more"
     if device.organization_id is None or device.organization_id != task.gateway.organization_id:
         return f"{device.sn} and its dock are not bound to one organization any more"
-    if target.package.state != PackageState.AVAILABLE:
-        return f"package {target.package} is not available any more"
+    if target.package.state == PackageState.WITHDRAWN:
+        return f"package {target.package} was withdrawn"
     if device.model not in target.package.models.all():
         return f"package {target.package} does not fit {device.sn}, a {device.model}"
     return _already(task, target, now)

@@ -61,7 +61,16 @@ def test_a_package_is_imported(run: Run, dock2: str) -> None:
 
 
 def test_what_is_said_is_stored(run: Run, dock2: str) -> None:
-    options = ["--released", "2025-01-02", "--notes", "Fixes", "--draft", "--product-version", NEW]
+    options = [
+        "--released",
+        "2025-01-02",
+        "--confirm",
+        "--notes",
+        "Fixes",
+        "--draft",
+        "--product-version",
+        NEW,
+    ]
     (told,) = run.answer("import_firmware", dock2, "--model", "3-2-0", *options)
     package = FirmwarePackage.objects.get()
     assert (told["released_on"], told["state"], package.notes) == ("2025-01-02", "draft", "Fixes")

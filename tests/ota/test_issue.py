@@ -198,7 +198,17 @@ def test_a_withdrawn_package_cancels_what_was_not_sent() -> None:
     FirmwarePackage.objects.update(state=FirmwarePackage.State.WITHDRAWN)
     ended, why = end_of(task)
     assert ended == TaskStatus.CANCELED
-    assert "not available" in why
+    assert "was withdrawn" in why
+
+
+@pytest.mark.parametrize("state", ["checking", "draft"])
+def test_a_package_that_is_not_available_now_is_waited_for(state: str) -> None:
+    task = make_task()
+    FirmwarePackage.objects.update(state=state)
+    issue.look_again(timezone.now())
+    task.refresh_from_db()
+    assert task.status == TaskStatus.PENDING
+    assert "package_unavailable" in [reason["code"] for reason in task.waits_for]
 
 
 def test_an_aircraft_that_moved_to_another_dock_cancels() -> None:

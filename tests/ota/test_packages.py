@@ -22,7 +22,7 @@ from pytest_django import Settings
 
 from ota import packages, zips
 from ota.models import FirmwarePackage, ProductCode, UpgradeTask
-from ota.packages import PackageRefused
+from ota.packages import Inspection, PackageRefused
 from ota.states import PackageState, TaskStatus
 from simulator.packages import build
 from tests.make import make_model, make_package, make_rollout, make_task
@@ -64,6 +64,11 @@ def dock2(tmp_path: Path) -> Path:
     return build(tmp_path, "DOCK2", "10.01.3205", DAY, 100_000)
 
 
+def inspect(path: Path) -> Inspection:
+    with path.open("rb") as file:
+        return zips.inspect(file, path.name)
+
+
 def add(path: Path, **options: Any) -> FirmwarePackage:
     make_model("3-2-0")
     return packages.add(path, **{"models": ["3-2-0"]} | options)[0]
@@ -86,22 +91,22 @@ def add(path: Path, **options: Any) -> FirmwarePackage:
 def test_the_signature_entry_tells_product_version_and_day(
     make_zip: MakeZip, entry: str, code: str, version: str, day: date | None
 ) -> None:
-    told = packages.inspect(make_zip("module.bin", entry))
-    assert told == (code, version, True, day)
+    told = inspect(make_zip("module.bin", entry))
+    assert told.entry == (code, version, day)
 
 
 def test_the_file_name_tells_the_version_where_the_entry_does_not(make_zip: MakeZip) -> None:
     path = make_zip("whatever.cfg.sig", name="WM265E_07.01.10.05.zip")
-    assert packages.inspect(path) == ("", "07.01.1005", False, None)
+    assert inspect(path).name == ("WM265E", "07.01.1005", None)
 
 
 def test_a_made_up_package_of_the_simulator_is_read(dock2: Path) -> None:
-    assert packages.inspect(dock2) == ("wm9s2", "10.01.3205", True, DAY)
+    assert inspect(dock2) == (("wm9s2", "10.01.3205", DAY), ("DOCK2", "10.01.3205", None))
 
 
 def test_a_signature_below_the_top_level_does_not_count(make_zip: MakeZip) -> None:
     with pytest.raises(PackageRefused, match=r"no \.cfg\.sig file at the top level"):
-        packages.inspect(make_zip(f"folder/{SIGNED}"))
+        inspect(make_zip(f"folder/{SIGNED}"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off", b"\x00" * 100_000])
@@ -109,18 +114,18 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(content)
     with pytest.raises(PackageRefused, match=r"a\.zip is no zip, or it is damaged"):
-        packages.inspect(path)
+        inspect(path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageRefused, match="is not there"):
-        packages.inspect(tmp_path / "a.zip")
+        add(tmp_path / "a.zip")
 
 
 def test_an_empty_zip_is_refused(tmp_path: Path) -> None:
     zipfile.ZipFile(tmp_path / "a.zip", "w").close()
     with pytest.raises(PackageRefused, match="empty zip"):
-        packages.inspect(tmp_path / "a.zip")
+        inspect(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
@@ -128,21 +133,21 @@ def test_a_zip_that_was_cut_off_is_refused(dock2: Path, kept: float) -> None:
     whole = dock2.read_bytes()
     dock2.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(PackageRefused):
-        packages.inspect(dock2)
+        inspect(dock2)
 
 
 def test_a_zip_that_lacks_its_middle_is_refused(dock2: Path) -> None:
     whole = dock2.read_bytes()
     dock2.write_bytes(whole[:20_000] + whole[60_000:])
     with pytest.raises(PackageRefused, match="damaged"):
-        packages.inspect(dock2)
+        inspect(dock2)
 
 
 def test_a_zip_behind_other_content_is_refused(make_zip: MakeZip) -> None:
     path = make_zip()
     path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
     with pytest.raises(PackageRefused, match="directory does not fit"):
-        packages.inspect(path)
+        inspect(path)
 
 
 def test_an_encrypted_zip_is_refused(make_zip: MakeZip) -> None:
@@ -151,25 +156,25 @@ def test_an_encrypted_zip_is_refused(make_zip: MakeZip) -> None:
     raw[raw.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
     path.write_bytes(raw)
     with pytest.raises(PackageRefused, match="encrypted"):
-        packages.inspect(path)
+        inspect(path)
 
 
 @pytest.mark.parametrize("entry", ["/etc/passwd", "../up", "a/../../up", "..\\up", "C:\\x", "C:/x"])
 def test_an_entry_that_leads_elsewhere_is_refused(make_zip: MakeZip, entry: str) -> None:
     with pytest.raises(PackageRefused, match="unsafe entry"):
-        packages.inspect(make_zip(SIGNED, entry))
+        inspect(make_zip(SIGNED, entry))
 
 
 def test_too_many_entries_are_refused(make_zip: MakeZip) -> None:
     entries = [SIGNED, *(f"{number}" for number in range(zips.MOST_ENTRIES))]
     with pytest.raises(PackageRefused, match="10001 entries; at most 10000"):
-        packages.inspect(make_zip(*entries))
+        inspect(make_zip(*entries))
 
 
 def test_a_directory_that_would_fill_the_memory_is_not_read(make_zip: MakeZip) -> None:
     path = make_zip(*(f"{number:0200}" for number in range(20_000)))
     with pytest.raises(PackageRefused, match="the directory is too large"):
-        packages.inspect(path)
+        inspect(path)
 
 
 def test_a_zip_that_would_unpack_to_a_mountain_is_refused(tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_a_zip_that_would_unpack_to_a_mountain_is_refused(tmp_path: Path) -> Non
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as package:
         package.writestr(SIGNED, bytes(10_000_000))
     with pytest.raises(PackageRefused, match="more than 100 times its size"):
-        packages.inspect(path)
+        inspect(path)
 
 
 @hypothesis_settings(
@@ -196,7 +201,7 @@ def test_a_damaged_zip_is_read_or_refused_but_never_breaks(
         raw[place % len(raw)] = value
     (tmp_path / "a.zip").write_bytes(raw)
     with suppress(PackageRefused):
-        packages.inspect(tmp_path / "a.zip")
+        inspect(tmp_path / "a.zip")
 
 
 # Adding
@@ -321,7 +326,7 @@ def test_the_same_version_for_other_models_is_taken(dock2: Path) -> None:
 def test_a_product_code_of_other_models_in_the_library_is_not_taken_for_these(
     dock2: Path,
 ) -> None:
-    code = zips.inspect(dock2).product_code
+    code = inspect(dock2).entry.product_code
     make_package("10.01.1700", models=("3-3-0",), product_code=code)
     with pytest.raises(PackageRefused, match="has the product code"):
         packages.add(dock2, models=["0-100-1"], version="10.01.3205")

@@ -47,6 +47,10 @@ class Command(AnsweringCommand):
         parser.add_argument(
             "--released", metavar="DATE", type=_day, help="release date, YYYY-MM-DD"
         )
+        parser.add_argument(
+            "--confirm", action="store_true",
+            help="the release date is meant, although the zip says another one",
+        )  # fmt: skip
         parser.add_argument("--notes", default="", metavar="TEXT", help="release notes")
         parser.add_argument("--draft", action="store_true", help="do not offer it to devices yet")
 
@@ -78,6 +82,7 @@ def _import(path: Path, options: dict[str, Any]) -> Document:
             released_on=options["released"],
             notes=options["notes"],
             draft=options["draft"],
+            confirmed=options["confirm"],
         )
     except packages.PackageRefused as error:
         return _refused(path, str(error))

@@ -1,0 +1,120 @@
+"""The files of packages where they are kept: in a folder of ours, or in a bucket."""
+
+import io
+import posixpath
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from botocore.exceptions import ClientError
+from django.core.files.storage import FileSystemStorage, storages
+
+FOLDER = "firmware"
+# A bucket is asked for this much at once, bytes.
+PIECE = 4 << 20
+
+
+class FileMissing(Exception):
+    """The storage has no such file; it may be back later."""
+
+
+class Stat(NamedTuple):
+    """What the storage tells of a file without reading it: ``size`` in bytes, and a mark of its last change."""
+
+    size: int
+    stamp: str
+
+
+def is_folder() -> bool:
+    return isinstance(storages["default"], FileSystemStorage)
+
+
+def path(name: str) -> Path:
+    """Where a file is; only for a folder."""
+    return Path(storages["default"].path(name))
+
+
+def stat(name: str) -> Stat:
+    """Size and last change.
+
+    Raises:
+        FileMissing: there is no such file.
+    """
+    if is_folder():
+        try:
+            found = path(name).stat()
+        except FileNotFoundError as error:
+            raise FileMissing(name) from error
+        return Stat(found.st_size, str(found.st_mtime_ns))
+    head = _head(name)
+    return Stat(int(head["ContentLength"]), str(head["ETag"]).strip('"'))
+
+
+def open_file(name: str) -> BinaryIO:
+    """The file for reading from any place; of a bucket only the pieces that are read are fetched.
+
+    Raises:
+        FileMissing: there is no such file.
+    """
+    if not is_folder():
+        return io.BufferedReader(_BucketFile(name), PIECE)
+    try:
+        return path(name).open("rb")
+    except FileNotFoundError as error:
+        raise FileMissing(name) from error
+
+
+def remove(name: str) -> None:
+    """Deletes a file; one that is not there is fine."""
+    storages["default"].delete(name)
+
+
+def object_of(name: str) -> tuple[Any, dict[str, str]]:
+    """The bucket's client, and the ``Bucket`` and ``Key`` of a file as its calls take them."""
+    storage: Any = storages["default"]
+    key = posixpath.join(storage.location, name)
+    return storage.connection.meta.client, {"Bucket": storage.bucket_name, "Key": key}
+
+
+def _head(name: str) -> dict[str, Any]:
+    client, place = object_of(name)
+    try:
+        found: dict[str, Any] = client.head_object(**place)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            raise FileMissing(name) from error
+        raise
+    return found
+
+
+class _BucketFile(io.RawIOBase):
+    """A bucket's object as a file that can be read from any place."""
+
+    def __init__(self, name: str) -> None:
+        self._client, self._place = object_of(name)
+        self._size = int(_head(name)["ContentLength"])
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
+        self._offset = max(0, start + offset)
+        return self._offset
+
+    def readinto(self, buffer: Any, /) -> int:
+        wanted = min(len(buffer), self._size - self._offset)
+        if wanted <= 0:
+            return 0
+        last = self._offset + wanted - 1
+        answer = self._client.get_object(**self._place, Range=f"bytes={self._offset}-{last}")
+        data = answer["Body"].read()
+        buffer[: len(data)] = data
+        self._offset += len(data)
+        return len(data)
