@@ -1,11 +1,15 @@
 """The files of packages where they are kept: in a folder of ours, or in a bucket."""
 
+import datetime as dt
 import io
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO, NamedTuple
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files.storage import FileSystemStorage, storages
 
 FOLDER = "firmware"
@@ -17,11 +21,23 @@ class FileMissing(Exception):
     """The storage has no such file; it may be back later."""
 
 
+class StorageAway(Exception):
+    """The folder or the bucket cannot be reached or read; nothing is known about its files."""
+
+
 class Stat(NamedTuple):
     """What the storage tells of a file without reading it: ``size`` in bytes, and a mark of its last change."""
 
     size: int
     stamp: str
+
+
+class Listed(NamedTuple):
+    """A file in ``FOLDER``: its name as the storage takes it, ``size`` in bytes."""
+
+    name: str
+    size: int
+    changed_at: dt.datetime
 
 
 def is_folder() -> bool:
@@ -63,6 +79,39 @@ def open_file(name: str) -> BinaryIO:
         raise FileMissing(name) from error
 
 
+@contextmanager
+def reached() -> Iterator[None]:
+    """Around what is done with the storage: tells a file that is gone from a storage that is away.
+
+    Raises:
+        FileMissing: the storage is there, and the file is not.
+        StorageAway: not mounted, not reachable, not readable; it may be back later.
+    """
+    try:
+        try:
+            yield
+        except FileMissing:
+            _touch()
+            raise
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise StorageAway(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def listing() -> Iterator[Listed]:
+    """All files in ``FOLDER``, whoever put them there; links are not followed."""
+    _touch()
+    if is_folder():
+        yield from _files(path(FOLDER))
+        return
+    client, place = object_of(FOLDER)
+    prefix = f"{place['Key']}/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place["Bucket"], Prefix=prefix)
+    for page in pages:
+        for found in page.get("Contents", []):
+            name = f"{FOLDER}/{found['Key'].removeprefix(prefix)}"
+            yield Listed(name, found["Size"], found["LastModified"])
+
+
 def remove(name: str) -> None:
     """Deletes a file; one that is not there is fine."""
     storages["default"].delete(name)
@@ -73,6 +122,27 @@ def object_of(name: str) -> tuple[Any, dict[str, str]]:
     storage: Any = storages["default"]
     key = posixpath.join(storage.location, name)
     return storage.connection.meta.client, {"Bucket": storage.bucket_name, "Key": key}
+
+
+def _touch() -> None:
+    """Raises what the storage raises if it is not there as a whole."""
+    if is_folder():
+        path(FOLDER).stat()
+        return
+    client, place = object_of(FOLDER)
+    client.head_bucket(Bucket=place["Bucket"])
+
+
+def _files(folder: Path) -> Iterator[Listed]:
+    root = path("")
+    for found in sorted(folder.rglob("*")):
+        try:
+            state = found.lstat()
+        except FileNotFoundError:
+            continue  # removed while we looked
+        if S_ISREG(state.st_mode):
+            changed_at = dt.datetime.fromtimestamp(state.st_mtime, dt.UTC)
+            yield Listed(found.relative_to(root).as_posix(), state.st_size, changed_at)
 
 
 def _head(name: str) -> dict[str, Any]:
