@@ -1,5 +1,5 @@
 # What people and the CI run. Everything else is `manage.py`.
-.PHONY: demo test format lock clean
+.PHONY: demo test format lock vendor clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,16 @@ lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: $(VENV)/.checks
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url -c requirements.txt requirements-dev.in -o requirements-dev.txt
+
+# What browsers load from others, unchanged. Needs npm, which nothing else here does.
+UPPY := 6.0.1
+UPPY_SHA256 := 2635f034972f7e492a2b51cc447cf408587cdf916844232010bb7d46ab09ef70
+vendor:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	npm pack --silent --pack-destination "$$folder" "uppy@$(UPPY)" > /dev/null; \
+	echo "$(UPPY_SHA256)  $$folder/uppy-$(UPPY).tgz" | sha256sum --check --quiet; \
+	tar -xzf "$$folder/uppy-$(UPPY).tgz" -C ota/static/ota/vendor/uppy --strip-components=1 package/LICENSE; \
+	tar -xzf "$$folder/uppy-$(UPPY).tgz" -C ota/static/ota/vendor/uppy --strip-components=2 package/dist/uppy.min.js
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -69,6 +69,8 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What the page shows to this user; a fixed number of queries."""
     now = timezone.now()
     found: dict[str, Any] = {"warnings": warnings.found(now), "tiles": [], "attention": []}
+    if request.user.has_perm("ota.view_firmwarepackage"):
+        found["warnings"] += warnings.of_library(now)
     if request.user.has_perm("fleet.view_device"):
         found |= _fleet(request)
     if request.user.has_perm("ota.view_upgradetask"):

@@ -1,12 +1,14 @@
 """Reads the environment once, and says in one line what is wrong with a variable."""
 
 import os
+import re
 import zoneinfo
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 import environ
+from botocore.config import Config
 
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
@@ -98,6 +100,14 @@ def split(name: str, value: str) -> SplitResult:
     return parts
 
 
+def prefix(name: str) -> str:
+    """A path that begins and ends with a slash; empty where the variable is."""
+    value = text(name)
+    if value and not re.fullmatch(r"/(?:[A-Za-z0-9._~-]+/)+", value):
+        wrong(name, value, "a path between slashes, such as /protected/")
+    return value
+
+
 def time_zone(name: str, default: str) -> str:
     value = text(name, default)
     try:
@@ -169,6 +179,12 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
             "location": parts.path.strip("/"),
             "endpoint_url": endpoint,
             "file_overwrite": False,
-            "signature_version": "s3v4",
+            # Or a bucket that swallows what it is asked holds a worker for minutes.
+            "client_config": Config(
+                signature_version="s3v4",
+                connect_timeout=5,
+                read_timeout=30,
+                retries={"total_max_attempts": 3},
+            ),
         },
     }

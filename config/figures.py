@@ -16,8 +16,8 @@ from fleet.models import Device
 from mqtt_bridge import metrics
 from mqtt_bridge.metrics import Sample
 from mqtt_bridge.models import BridgeSession
-from ota.models import UpgradeTask
-from ota.states import TaskStatus
+from ota.models import FirmwarePackage, UpgradeTask
+from ota.states import PackageState, TaskStatus
 
 PREFIX = "fleet_ota_"
 _BUCKET, _SUM, _COUNT = "_bucket", "_sum", "_count"
@@ -35,6 +35,7 @@ _MEANINGS = {
     "batch_size": "Messages that the bridge brought in at once.",
     "batch_seconds": "Time that bringing in a batch took.",
     "reply_seconds": "Time from an upgrade command to the dock's reply.",
+    "packages_damaged": "Packages whose file was found to be damaged.",
     "issue_seconds": "Time that a task was ready before its command was sent.",
 }
 
@@ -118,6 +119,11 @@ def _standing(now: dt.datetime) -> Iterator[Metric]:
     oldest = ready.aggregate(oldest=Min("ready_at"))["oldest"]
     age = (now - oldest).total_seconds() if oldest else 0.0
     yield _gauge("queue_age_seconds", "How long the oldest task that is ready has waited.", age)
+    states = FirmwarePackage.objects.order_by().values_list("state").annotate(Count("pk"))
+    words = PackageState.values
+    yield _shares("packages", "Firmware packages by state.", "state", words, dict(states))
+    damaged = FirmwarePackage.objects.damaged().count()
+    yield _gauge("damaged_packages", "Packages whose file is damaged at present.", damaged)
     is_heard = BridgeSession.objects.listening_since(now) is not None
     yield _gauge("bridge_up", "Whether a bridge is connected to the broker.", is_heard)
 

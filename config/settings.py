@@ -107,6 +107,7 @@ LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "admin:index"
 
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "config.formats"
 TIME_ZONE = env.time_zone("TIME_ZONE", "UTC")
 USE_TZ = True
 
@@ -119,7 +120,6 @@ STORAGES = {
     "default": env.storage("STORAGE_URL", "file://var/media", BASE_DIR),
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 
 REDIS_URL = env.address("REDIS_URL", "redis://127.0.0.1:6379/0", "redis", "rediss")
 CHANNEL_LAYERS = {
@@ -143,6 +143,12 @@ CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = {
     "advance": {"task": "ota.tasks.advance", "schedule": 1.0, "options": {"expires": 10}},
     "presence": {"task": "fleet.tasks.mark_silent", "schedule": 5.0, "options": {"expires": 10}},
+    "packages": {"task": "ota.tasks.check_packages", "schedule": 5.0, "options": {"expires": 10}},
+    "expire_uploads": {
+        "task": "ota.tasks.expire_uploads",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(BASE_DIR / "var" / "beat-schedule")
 
@@ -169,7 +175,19 @@ STALL_TIME = env.number("OTA_STALL_SECONDS", 20 * 60, least=1)
 HARD_LIMIT = env.number("OTA_HARD_LIMIT_SECONDS", 90 * 60, least=1)
 VERIFY_TIME = env.number("OTA_VERIFY_SECONDS", 15 * 60, least=1)
 SEND_ATTEMPTS = env.integer("OTA_SEND_ATTEMPTS", 2, least=1, most=10)
+RECHECK_HOURS = env.number("RECHECK_HOURS", 24, most=24 * 365)
 LIMIT_IN_FLIGHT = env.integer("ROLLOUT_LIMIT_IN_FLIGHT", 20, least=1, most=100_000)
+
+# Packages on their way out. 0: no limit.
+FIRMWARE_BYTES_PER_SECOND = env.integer("FIRMWARE_BYTES_PER_SECOND", 0, least=0, most=10**9)
+FIRMWARE_DOWNLOADS = env.integer("FIRMWARE_DOWNLOADS", 0, least=0, most=100_000)
+FIRMWARE_NO_SHOW = env.number("FIRMWARE_NO_SHOW_SECONDS", 10 * 60, least=1)
+FIRMWARE_ACCEL_PREFIX = env.prefix("FIRMWARE_ACCEL_PREFIX")
+FIRMWARE_S3_REDIRECT = env.flag("FIRMWARE_S3_REDIRECT", False)
+
+# Packages on their way in.
+UPLOAD_LIMIT_GB = env.number("UPLOAD_LIMIT_GB", 4, least=0.001, most=64)
+UPLOAD_DAYS = env.number("UPLOAD_DAYS", 7, least=0.01, most=365)
 
 LOGGING = logging_config(env.choice("LOG_FORMAT", "text", ("text", "json")))
 

@@ -7,13 +7,19 @@ from urllib.parse import urlsplit
 import redis
 from django.conf import settings
 from django.core.cache import cache
+from django.db.models import Exists, OuterRef
 from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.celery import app
 from mqtt_bridge.models import BridgeSession
+from ota import rollouts
+from ota.models import FirmwarePackage, PackageEvent, Rollout
+from ota.states import PackageState
 
+MOST = 3  # of one kind
+READ_WITHIN = dt.timedelta(hours=1)  # 4 GB take a minute, from a bucket some more
 PATIENCE = 0.5  # s, for each service
 REMEMBERED = 5  # s, so that a dashboard that many look at asks seldom
 _LOCAL = {"127.0.0.1", "localhost", "::1", "0.0.0.0"}  # noqa: S104  # read, not listened on
@@ -30,6 +36,11 @@ def found(now: dt.datetime) -> list[Warning]:
     """All there are at this moment; one query."""
     candidates = [_bridge(now), _services(), _licence(), *_addresses()]
     return [warning for warning in candidates if warning]
+
+
+def of_library(now: dt.datetime) -> list[Warning]:
+    """What is wrong with packages, and what was stopped because of it; three queries."""
+    return [*_damaged(), *_paused(), *_unread(now)]
 
 
 def _bridge(now: dt.datetime) -> Warning | None:
@@ -94,6 +105,44 @@ def _addresses() -> list[Warning]:
             f"FIRMWARE_URL is {settings.FIRMWARE_URL}: no dock can fetch a package from there.",
             "Set it to an address that the docks reach.",
         )
+    ]
+
+
+def _damaged() -> list[Warning]:
+    damaged = FirmwarePackage.objects.damaged().order_by("pk")[: MOST + 1]
+    found = [Warning(f"Package {p} is damaged.", p.problem) for p in damaged]
+    return _shortened(found, "packages are damaged", "Look at the drafts in the list of packages.")
+
+
+def _paused() -> list[Warning]:
+    """By the system; what people pause they know."""
+    paused = Rollout.objects.filter(status=Rollout.Status.PAUSED).order_by("pk")
+    by_us = paused.exclude(pause_reason__startswith=rollouts.BY_PERSON)[: MOST + 1]
+    found = [
+        Warning(
+            f"Rollout {rollout} is paused: {rollout.pause_reason}",
+            "Resume it once that is put right, or cancel it.",
+        )
+        for rollout in by_us
+    ]
+    return _shortened(found, "rollouts are paused", "Look at the list of rollouts.")
+
+
+def _shortened(found: list[Warning], what: str, remedy: str) -> list[Warning]:
+    more = Warning(f"More than {MOST} {what}.", remedy)
+    return [*found[:MOST], more] if len(found) > MOST else found
+
+
+def _unread(now: dt.datetime) -> list[Warning]:
+    """Packages that wait for a check, and nothing has been said of them for long."""
+    lately = PackageEvent.objects.filter(package=OuterRef("pk"), at__gte=now - READ_WITHIN)
+    checking = FirmwarePackage.objects.filter(state=PackageState.CHECKING)
+    return [
+        Warning(
+            f"Package {package} has been waiting for its check for more than an hour.",
+            "See that a worker and beat run, and what the history of the package says.",
+        )
+        for package in checking.exclude(Exists(lately)).order_by("pk")[:1]
     ]
 
 

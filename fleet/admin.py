@@ -49,6 +49,7 @@ class OneOfFilter(RelatedDropdownFilter):
 
 @admin.register(Organization)
 class OrganizationAdmin(ModelAdmin[Organization]):
+    when_empty = "Docks bind to an organization with its identifier and its binding code."
     list_display = ["name", "identifier", "devices"]
     search_fields = ["name", "identifier"]
     actions_detail = ["regenerate_code"]
@@ -91,6 +92,7 @@ class OrganizationAdmin(ModelAdmin[Organization]):
 
 @admin.register(Site)
 class SiteAdmin(ModelAdmin[Site]):
+    when_empty = "A site is a place with a time zone. Devices are put into one on their own pages."
     form = SiteForm
     list_display = ["name", "organization", "time_zone"]
     list_select_related = ["organization"]
@@ -147,6 +149,10 @@ class DeviceAdmin(ModelAdmin[Device]):
     search_help_text = "Serial number or callsign"
     actions = ["adopt"]
     ordering = ["sn"]
+    when_empty = (
+        "Docks appear here by themselves once they speak. Make an organization, and type its "
+        "identifier and its binding code into DJI Pilot 2."
+    )
     fieldsets = [
         (None, {"fields": ["sn", "callsign", "product", "belongs_to", "site", "dock", "aircraft"]}),
         ("Presence", {"fields": ["status", "seen", "online_since", "bound_at", "thing_version"]}),
@@ -161,6 +167,22 @@ class DeviceAdmin(ModelAdmin[Device]):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Deleting is the last of them, not the first."""
+        found: dict[str, Any] = super().get_actions(request)
+        deleting = {name: one for name, one in found.items() if name == "delete_selected"}
+        return {name: one for name, one in found.items() if name not in deleting} | deleting
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Offers the history only where there is one: what devices report is not part of it."""
+        entries = LogEntry.objects.filter(content_type__model=self.opts.model_name)
+        written = entries.filter(object_id=context["object_id"]).exists()
+        context["show_history"] = written
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
 
     def has_adopt_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("fleet.adopt_device")

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import IO, Any, NoReturn, cast
@@ -35,6 +37,10 @@ class AnsweringCommand(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CommandError(f"The database does not do its part: {reason}") from error
+        except BrokenPipeError as error:
+            # What is left of the answer would fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise CommandError("The answer was not read to its end.") from error
 
     @cached_property
     def console(self) -> Console:
@@ -47,6 +53,7 @@ class AnsweringCommand(BaseCommand):
         """Prints the document, or what is shown to people instead."""
         if as_json:
             self.stdout.write(json.dumps(document, indent=2) + "\n")
+            self.stdout.flush()
             return
         for each in shown:
             self.console.print(each, markup=False)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib import admin
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -24,6 +24,14 @@ class ReadOnlyAdmin(ModelAdmin[M]):
 
     actions = None
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Nobody changes these, so there is no history."""
+        context["show_history"] = False
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -36,6 +44,7 @@ class ReadOnlyAdmin(ModelAdmin[M]):
 
 @admin.register(FailedMessage)
 class FailedMessageAdmin(ReadOnlyAdmin[FailedMessage]):
+    when_empty = "All messages could be read so far. Nothing has to be done."
     list_display = ["at", "topic", "why", "tid"]
     search_fields = ["topic", "tid", "reason"]
     search_help_text = "Topic (it holds the serial number), tid or reason"

@@ -21,7 +21,37 @@ def insert(rows: Iterable[models.Model], *, ignore_conflicts: bool = False) -> N
 
     ``ignore_conflicts`` passes by what a unique constraint refuses.
     """
+    _insert(list(rows), "ON CONFLICT DO NOTHING" if ignore_conflicts else "")
+
+
+def add_up(
+    rows: Iterable[models.Model],
+    *,
+    unique: Sequence[str],
+    sums: Sequence[str],
+    latest: Sequence[str],
+) -> None:
+    """Inserts objects of one model, or adds them to the rows that are there, whoever else does so.
+
+    Args:
+        unique: the fields of the constraint that tells which row is meant; foreign keys by name.
+        sums: what is added to the row's value.
+        latest: what takes the place of the row's value, unless it is None.
+    """
     objects = list(rows)
+    if not objects:
+        return
+    model = type(objects[0])
+    table = _quoted(model._meta.db_table)
+    keys = ", ".join(_quoted(_field(model, name).column) for name in unique)
+    added = [_quoted(_field(model, name).column) for name in sums]
+    taken = [_quoted(_field(model, name).column) for name in latest]
+    changes = [f"{column} = {table}.{column} + excluded.{column}" for column in added]
+    changes += [f"{column} = COALESCE(excluded.{column}, {table}.{column})" for column in taken]
+    _insert(objects, f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(changes)}")
+
+
+def _insert(objects: Sequence[models.Model], tail: str) -> None:
     if not objects:
         return
     model = type(objects[0])
@@ -29,7 +59,6 @@ def insert(rows: Iterable[models.Model], *, ignore_conflicts: bool = False) -> N
     values = [[_stored(field, field.pre_save(o, add=True)) for field in fields] for o in objects]
     names = ", ".join(_quoted(field.column) for field in fields)
     head = f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
-    tail = "ON CONFLICT DO NOTHING" if ignore_conflicts else ""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             source = ", ".join(f"%s::{_type(field)}[]" for field in fields)

@@ -5,8 +5,9 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.core import signing
-from django.core.files.storage import FileSystemStorage, storages
+from django.core.files.storage import storages
 
+from ota import storage
 from ota.models import FirmwarePackage
 
 # A dot instead of Django's colon: nothing in the link needs escaping anywhere.
@@ -31,14 +32,21 @@ class Download(NamedTuple):
 def link(task_id: int, package: FirmwarePackage) -> str:
     """The address that a dock is given, good for ``FIRMWARE_LINK_HOURS`` from now.
 
-    From a bucket the dock fetches directly: it may not follow a redirect.
+    From a bucket the dock fetches directly, because it may not follow a redirect; unless
+    ``FIRMWARE_S3_REDIRECT`` says that it does.
     """
-    storage: Any = storages["default"]
-    if not isinstance(storage, FileSystemStorage):
-        seconds = int(settings.FIRMWARE_LINK_HOURS * 3600)
-        return str(storage.url(package.file.name, expire=seconds))
+    if not storage.is_folder() and not settings.FIRMWARE_S3_REDIRECT:
+        return bucket_link(package, settings.FIRMWARE_LINK_HOURS * 3600)
     token = _signer.sign_object([task_id, package.pk])
-    return f"{settings.FIRMWARE_URL}/firmware/{token}/{quote(package.file_name)}"
+    # A name is for people only. A slash would make it two, and is not told from one by proxies.
+    name = quote(package.file_name.replace("/", "_"), safe="", errors="replace")
+    return f"{settings.FIRMWARE_URL}/firmware/{token}/{name}"
+
+
+def bucket_link(package: FirmwarePackage, seconds: float) -> str:
+    """The package's address in the bucket, good for so long."""
+    bucket: Any = storages["default"]
+    return str(bucket.url(package.file.name, expire=int(seconds)))
 
 
 def read_link(token: str) -> Download:

@@ -9,7 +9,6 @@ from django.conf import settings
 from django.http import QueryDict
 from unfold.widgets import (
     UnfoldAdminDateWidget,
-    UnfoldAdminFileFieldWidget,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelect2MultipleWidget,
     UnfoldAdminSelectWidget,
@@ -19,8 +18,11 @@ from unfold.widgets import (
 )
 
 from fleet.models import DeviceModel
-from ota.models import FirmwarePackage
+from ota import packages
+from ota.models import FirmwarePackage, Upload
 from ota.models.packages import validate_version
+from ota.packages import PackageRefused
+from ota.packages.facts import Given
 from ota.rollouts import Options
 
 # A change of these changes who is upgraded and to what.
@@ -92,12 +94,10 @@ def _few(names: list[str]) -> str:
 
 
 class PackageForm(forms.Form):
-    """A package to add; version, date and models come from the zip where it tells them."""
+    """What is said about a package whose file is uploaded; what the zip tells itself may stay empty."""
 
-    file = forms.FileField(
-        label="Package",
-        widget=UnfoldAdminFileFieldWidget({"accept": ".zip"}),
-        help_text="The vendor's zip as it was downloaded, with its own name.",
+    upload = forms.UUIDField(
+        widget=forms.HiddenInput, error_messages={"required": "Choose a file first."}
     )
     version = forms.CharField(
         required=False,
@@ -112,10 +112,26 @@ class PackageForm(forms.Form):
         help_text="Only where the zip does not tell them.",
     )
     released_on = forms.DateField(
-        label="Release date", required=False, widget=UnfoldAdminDateWidget
+        label="Release date",
+        required=False,
+        widget=UnfoldAdminDateWidget,
+        help_text="Only where the zip does not tell it.",
+    )
+    confirmed = forms.BooleanField(
+        label="This release date is right", required=False, widget=UnfoldBooleanWidget
+    )
+    minimum_version = forms.CharField(
+        label="Needs first",
+        required=False,
+        validators=[validate_version],
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Devices with an older version than this have to get it first. Empty: any may go.",
     )
     notes = forms.CharField(
-        label="Release notes", required=False, widget=UnfoldAdminTextareaWidget({"rows": 4})
+        label="Release notes",
+        required=False,
+        widget=UnfoldAdminTextareaWidget({"rows": 6}),
+        help_text="Markdown.",
     )
     draft = forms.BooleanField(
         label="Keep it as a draft",
@@ -124,8 +140,49 @@ class PackageForm(forms.Form):
         help_text="A draft is not offered for upgrades until it is made available.",
     )
 
-    def given(self) -> dict[str, Any]:
-        """What was filled in besides the file, as ``packages.add`` takes it."""
-        told = {name: self.cleaned_data[name] for name in ("version", "released_on", "notes")}
-        keys = [model.key for model in self.cleaned_data["models"]]
-        return {**told, "models": keys, "draft": self.cleaned_data["draft"]}
+    def details(self) -> list[forms.BoundField]:
+        """The fields to show; the confirmation only where there is something to confirm."""
+        hidden = {"upload"} if self._asks_to_confirm() else {"upload", "confirmed"}
+        return [field for field in self if field.name not in hidden]
+
+    def names(self, upload: Upload) -> bool:
+        """Whether this upload is the one that is chosen."""
+        return str(self["upload"].value()) == str(upload.pk)
+
+    def given(self) -> Given:
+        told = {name: self.cleaned_data[name] for name in Given._fields}
+        return Given(**told | {"models": [model.key for model in told["models"]]})
+
+    def refuse(self, refusal: PackageRefused) -> None:
+        """Puts a refusal beside the field that it is about."""
+        field = "upload" if refusal.field == "file" else refusal.field
+        self.add_error(field if field in self.fields else None, str(refusal))
+
+    def _asks_to_confirm(self) -> bool:
+        if not self.is_bound:
+            return False
+        told = self.cleaned_data if hasattr(self, "cleaned_data") else {}
+        is_contradicted = bool(self.data.get("released_on")) and "released_on" in self.errors
+        return bool(told.get("confirmed")) or is_contradicted
+
+
+class PackageDetailsForm(forms.ModelForm[FirmwarePackage]):
+    """What people say about a package that is in the library."""
+
+    class Meta:
+        model = FirmwarePackage
+        fields = ["models", "released_on", "minimum_version", "notes"]
+
+    def clean_notes(self) -> str:
+        """Browsers end lines in their own way, which is no change."""
+        return str(self.cleaned_data["notes"]).replace("\r\n", "\n")
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean() or self.cleaned_data
+        try:
+            packages.refuse_change(
+                self.instance, {n: said[n] for n in self.changed_data if n in said}
+            )
+        except PackageRefused as refusal:
+            self.add_error(refusal.field, str(refusal))
+        return said

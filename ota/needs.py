@@ -84,6 +84,11 @@ class Library:
         found = self._packages.get(model_id or 0, [])
         return next((p for p in found if number is None or p.version_number == number), None)
 
+    def step(self, model_id: int | None, least: int, below: int) -> FirmwarePackage | None:
+        """The oldest package of a model from one version up to, and without, another one."""
+        found = self._packages.get(model_id or 0, [])
+        return next((p for p in reversed(found) if least <= p.version_number < below), None)
+
     def versions(self) -> list[str]:
         """All versions, newest first."""
         found = {p.version_number: p.version for ps in self._packages.values() for p in ps}
@@ -170,7 +175,25 @@ def _answer(device: Device, situation: Situation, to: int | None, allow_downgrad
         if gateway
         else []
     )
-    return Answer(device, found, package, blocked, exclusion)
+    if first := needs_first(situation.library, device, package):
+        blocked.insert(0, first)
+    return Answer(device, found, package, blocked, exclusion or first)
+
+
+def needs_first(library: Library, device: Device, package: FirmwarePackage | None) -> Reason | None:
+    """Which version a device has to get before this package, and where it is to be had."""
+    number = device.firmware_number
+    least = package.minimum_number if package else None
+    if package is None or not number or least is None or number >= least:
+        return None
+    step = library.step(device.model_id, least, package.version_number)
+    if step is None:
+        what = "add its package to the library"
+    elif step.version_number == least:
+        what = "choose it as the target version"
+    else:
+        what = f"choose {step.version}, which will do too, as the target version"
+    return Reason("needs_first", f"needs {package.minimum_version} first: {what}")
 
 
 def gateway_of(device: Device) -> Device | None:

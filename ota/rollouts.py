@@ -19,6 +19,9 @@ from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, Upgra
 from ota.needs import Answer, Reason
 from ota.states import OPEN, TaskStatus
 
+# How the reason begins where somebody has paused a rollout.
+BY_PERSON = "paused by "
+
 
 class NothingToUpgrade(Exception):
     """None of the devices can be upgraded; the plan says why for each."""
@@ -214,11 +217,15 @@ def _created(task: UpgradeTask, now: dt.datetime, user: Any) -> TaskEvent:
     )
 
 
-def pause(rollout: Rollout, reason: str) -> bool:
-    """Issues nothing more until ``resume``, what runs goes on; whether it was running."""
+def pause(rollout: Rollout, reason: str = "", user: User | None = None) -> bool:
+    """Issues nothing more until ``resume``, what runs goes on; whether it was running.
+
+    A person needs no reason; without ``user`` it is the system that pauses.
+    """
+    reason = f"{BY_PERSON}{user}" if user else reason
     running = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.RUNNING)
     changed = running.update(status=Rollout.Status.PAUSED, pause_reason=reason[:500])
-    live.announce([(rollout.pk, 0)])
+    _announce_waiting(rollout)
     return bool(changed)
 
 
@@ -230,8 +237,14 @@ def resume(rollout: Rollout) -> bool:
         if changed:
             waiting = UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
             waiting.update(checked_at=None, is_ready=False)
-    live.announce([(rollout.pk, 0)])
+    _announce_waiting(rollout)
     return bool(changed)
+
+
+def _announce_waiting(rollout: Rollout) -> None:
+    """The rollout, and the tasks whose note tells whether it runs."""
+    waiting = UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
+    live.announce((rollout.pk, pk) for pk in (0, *waiting.values_list("pk", flat=True)))
 
 
 def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None) -> int:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from django.db.models import Count, QuerySet
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
+from django.utils.text import capfirst
 
-from ota import states, status
+from ota import downloads, states, status
 from ota.models import Rollout, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 
@@ -110,7 +111,7 @@ def summary(found: Counts) -> str:
 
 
 def full(rollout_id: int, wanted: View) -> State:
-    """All of a view; four queries, whatever the number of tasks.
+    """All of a view; a handful of queries, whatever the number of tasks.
 
     Raises:
         Rollout.DoesNotExist: there is no such rollout.
@@ -151,6 +152,7 @@ class _Overview:
                 "status_label": self.rollout.get_status_display(),
                 "colour": states.COLOURS.get(self.rollout.status, ""),
                 "summary": summary(self.counts),
+                "pause_reason": status.pause_reason(self.rollout) or "",
             },
             "counts": self.counts,
             "pages": self.pages,
@@ -166,12 +168,17 @@ class _Overview:
         return found[(self.page - 1) * PAGE : self.page * PAGE]
 
     def rows(self, tasks: QuerySet[UpgradeTask]) -> list[Row]:
-        found = tasks.select_related("gateway").prefetch_related("targets__device")
+        found = tasks.select_related("gateway").prefetch_related(
+            "targets__device", "downloads__package"
+        )
         return in_words(list(found), self.rollout)
 
 
 def in_words(tasks: Sequence[UpgradeTask], rollout: Rollout) -> list[Row]:
-    """A rollout's tasks as rows: what scripts get of them too, and the words that people read."""
+    """A rollout's tasks as rows: what scripts get of them too, and the words that people read.
+
+    Their ``gateway``, ``targets__device`` and ``downloads__package`` have been fetched.
+    """
     documents = zip(tasks, status.of_tasks(tasks), strict=True)
     return [_row(task, document, rollout) for task, document in documents]
 
@@ -192,7 +199,7 @@ def _row(task: UpgradeTask, document: status.Document, rollout: Rollout) -> Row:
 
 
 def _target(target: UpgradeTarget) -> Row:
-    return {"type_label": target.get_upgrade_type_display(), "proof": _proof(target)}
+    return {"type_label": target.how, "proof": _proof(target)}
 
 
 def _proof(target: UpgradeTarget) -> str:
@@ -202,8 +209,15 @@ def _proof(target: UpgradeTarget) -> str:
 
 
 def progress(task: UpgradeTask) -> str:
-    """Percent, step and rate in words; the rate only while something moves."""
+    """Percent, step and rate in words; the rate only while something moves.
+
+    While the dock reports no percent, what it has fetched from us takes the place.
+    """
     is_moving = task.status == TaskStatus.IN_PROGRESS
+    if task.percent is None and (is_moving or task.status == TaskStatus.SENT):
+        fetched = max(task.downloads.all(), key=lambda found: found.last_at, default=None)
+        if fetched:
+            return f"downloading, {downloads.percent(fetched)} %"
     parts = [
         "" if task.percent is None else f"{task.percent} %",
         step(task.step) if task.status != TaskStatus.OK else "",
@@ -232,10 +246,14 @@ def note(task: UpgradeTask, rollout: Rollout) -> str:
     """What a task waits for, or what the device or a limit of time said about it."""
     if task.status == TaskStatus.PENDING:
         return _waiting(task, rollout)
+    if task.no_show_at and task.status in (TaskStatus.SENT, TaskStatus.IN_PROGRESS):
+        return capfirst(downloads.absence())
     return task.message or task.advice or _EXPECTED.get(TaskStatus(task.status), "")
 
 
 def _waiting(task: UpgradeTask, rollout: Rollout) -> str:
+    if rollout.status == Rollout.Status.PAUSED:
+        return "Not issued while the rollout is paused"
     if rollout.status != Rollout.Status.RUNNING:
         return "Not issued: the rollout does not run any more"
     if task.waits_for:

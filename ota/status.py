@@ -50,6 +50,7 @@ def of_package(package: FirmwarePackage) -> Document:
         "size": package.size,
         "md5": package.md5,
         "state": str(package.state),
+        "minimum_version": package.minimum_version or None,
     }
 
 
@@ -60,10 +61,16 @@ def of_rollout(rollout: Rollout) -> Document:
         "rollout_id": rollout.pk,
         "name": rollout.name,
         "status": str(rollout.status),
+        "pause_reason": pause_reason(rollout),
         "created_at": _time(rollout.created_at),
         "counts": counts(rollout),
         "tasks": of_tasks(tasks.select_related("gateway").prefetch_related("targets__device")),
     }
+
+
+def pause_reason(rollout: Rollout) -> str | None:
+    """Why a rollout is paused; None if it is not."""
+    return rollout.pause_reason if rollout.status == Rollout.Status.PAUSED else None
 
 
 def counts(rollout: Rollout) -> dict[str, int]:
@@ -94,6 +101,7 @@ def _task(task: UpgradeTask) -> Document:
         "advice": task.advice,
         "message": task.message or None,
         "attempt": task.attempt,
+        "no_show": task.no_show_at is not None,
         "waits_for": task.waits_for,
         "targets": [_target(target) for target in task.targets.all()],
     }

@@ -4,18 +4,36 @@ The database is the queue: each of these may run twice, late or never, and the n
 right.
 """
 
-from collections.abc import Sequence
+import fcntl
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
+from typing import Any
 
 from celery import shared_task
+from celery.signals import worker_shutting_down
 from django.utils import timezone
 
-from ota import rollouts
+from ota import checks, rollouts, uploads
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import issue as issuing
 from ota.upgrades import limits, proof
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 100
+
+# Set in a worker's first process, and seen by those that it has forked for the tasks.
+_is_ending: Any = RawValue("b", 0)
+
+
+@worker_shutting_down.connect
+def _end(**_: object) -> None:
+    """A worker waits for its tasks before it ends, and reading a package may take minutes."""
+    _is_ending.value = 1
 
 
 @shared_task
@@ -35,3 +53,35 @@ def advance() -> None:
 def issue(pks: Sequence[int]) -> None:
     """Sends the commands of a chunk of tasks."""
     issuing.issue(pks, timezone.now())
+
+
+@shared_task
+def expire_uploads() -> None:
+    """Forgets uploads that nobody went on with."""
+    for upload in uploads.expire(timezone.now()):
+        logger.info("upload of %s by %s has expired", upload.file_name, upload.user_id)
+
+
+@shared_task
+def check_packages() -> None:
+    """Reads the bytes of a package that is due, and asks for the next one."""
+    with _alone_here() as is_alone:
+        if not is_alone or not checks.check(timezone.now(), lambda: bool(_is_ending.value)):
+            return
+    if not _is_ending.value:
+        check_packages.delay()
+
+
+@contextmanager
+def _alone_here() -> Iterator[bool]:
+    """Whether nobody else on this machine reads a package; the other slots are for the docks.
+
+    The lock on this very file ends with its process, however that ends.
+    """
+    with Path(__file__).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -19,8 +19,10 @@ DAMAGED = 312003
 # Failures in a row, none of which brought a byte, before a dock gives up.
 PATIENCE = 8
 LONGEST_PAUSE = 30.0  # simulated seconds
+# How often in a row a server may ask a dock to come back later.
+MOST_WAITS = 200
+LONGEST_WAIT = 120.0  # real seconds: the server's clock is not compressed
 _GONE = frozenset({401, 403, 404, 410})
-_NO_HEAD = frozenset({405, 501})
 
 
 class Parcel(Protocol):
@@ -44,6 +46,14 @@ class DownloadFailedError(Exception):
 
 class _CutError(Exception):
     """The transfer ended early; try again from where it stopped."""
+
+
+class _BusyError(Exception):
+    """The server asks to come back after so many real seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"busy for {seconds:g} s")
+        self.seconds = seconds
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,17 @@ async def fetch(line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> 
     md5 differ from what the command said.
     """
     transfer = _Transfer(line, parcel, on_bytes)
-    failures = 0
+    failures = waits = 0
     while not transfer.is_complete:
         before = transfer.offset
         try:
             await transfer.next_piece()
+            waits = 0
+        except _BusyError as busy:
+            waits += 1
+            if waits > MOST_WAITS:
+                raise DownloadFailedError(UNAVAILABLE, f"gave up at byte {before}") from busy
+            await asyncio.sleep(min(LONGEST_WAIT, busy.seconds))
         except (_CutError, httpx.TransportError) as error:
             failures = 1 if transfer.offset > before else failures + 1
             if failures > PATIENCE:
@@ -124,8 +140,8 @@ class _Transfer:
 
     async def _announce(self) -> None:
         answer = await self._line.http.head(self._parcel.file_url)
-        if answer.status_code not in _NO_HEAD:
-            _check_status(answer)
+        # An address that was signed for GET may refuse HEAD; whether it is good, GET will tell.
+        if answer.is_success:
             length = answer.headers.get("Content-Length")
             if length is not None and length != str(self._parcel.file_size):
                 raise DownloadFailedError(
@@ -154,5 +170,8 @@ class _Transfer:
 def _check_status(answer: httpx.Response) -> None:
     if answer.status_code in _GONE or answer.is_redirect:
         raise DownloadFailedError(UNAVAILABLE, f"the server says {answer.status_code}")
+    wait = answer.headers.get("Retry-After", "")
+    if answer.status_code == 503 and wait.isdecimal():
+        raise _BusyError(float(wait))
     if not answer.is_success:
         raise _CutError

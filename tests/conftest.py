@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from django.conf import settings as project_settings
 from django.db import connection, connections
@@ -213,3 +215,31 @@ def processes(
     request.node.stash[_STARTED] = started
     yield started
     started.end_all()
+
+
+@pytest.fixture
+def bucket(processes: Processes, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The storage of tests and processes is a bucket; this is the address of its server.
+
+    Browsers may reach it as docs/deploy.md has it.
+    """
+    url = f"http://{ports.HOST}:{ports.free()}"
+    command = [sys.executable, "-m", "moto.server", "-H", ports.HOST, "-p", url.rpartition(":")[2]]
+    # Without this moto opens itself to all browsers, and no bucket's rules count.
+    strict = {"MOTO_DISABLE_GLOBAL_CORS": "1"}
+    processes.start("s3", command, lambda process: "Running on" in process.output, strict)
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    values = keys | {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "STORAGE_URL": f"s3://fleet/library?endpoint={url}",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    processes.environment |= values
+    client = boto3.client("s3", endpoint_url=url)
+    client.create_bucket(Bucket="fleet")
+    rule = {"AllowedMethods": ["GET", "PUT", "POST", "DELETE"], "AllowedHeaders": ["*"]}
+    rule |= {"AllowedOrigins": ["*"], "ExposeHeaders": ["ETag"]}
+    client.put_bucket_cors(Bucket="fleet", CORSConfiguration={"CORSRules": [rule]})
+    settings.STORAGES = settings.STORAGES | {"default": env.storage("STORAGE_URL", "", Path())}
+    return url

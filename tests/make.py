@@ -90,6 +90,7 @@ def make_package(
         "md5": hashlib.md5(content, usedforsecurity=False).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),
         "state": FirmwarePackage.State.AVAILABLE,
+        "verified_at": timezone.now(),
     }
     package = FirmwarePackage(**values | fields)
     package.file.save(f"firmware/{package.sha256}.zip", ContentFile(content), save=False)

@@ -179,6 +179,10 @@ class Processes:
         self._folder = folder
         self.running: list[Running] = []
 
+    @property
+    def web_url(self) -> str:
+        return f"http://{ports.HOST}:{self.web_port}"
+
     def bridge(self, *, wait: bool = True, **environment: str) -> Running:
         command = [sys.executable, "manage.py", "mqtt_bridge"]
         return self.start("bridge", command, _line("connected to"), environment, wait=wait)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,33 @@ def postgres(folder: Path) -> Server:
     return Server(
         "postgres", command, folder, url, _postgres_answers, held=held, stop_signal=signal.SIGINT
     )
+
+
+def nginx(folder: Path, locations: str) -> Server:
+    """An nginx with these ``location`` blocks; all that it writes is in the folder."""
+    port = ports.free()
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    (folder / "nginx.conf").write_text(
+        f"{user}worker_processes auto;\npid {folder}/nginx.pid;\nerror_log stderr notice;\n"
+        f"events {{ worker_connections 1024; }}\n"
+        f"http {{\n{paths}access_log off;\nsendfile on;\ndefault_type application/octet-stream;\n"
+        f"server {{\nlisten {ports.HOST}:{port};\n{locations}\n}}\n}}\n"
+    )
+    command = [program("nginx", "nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    command += ["-e", "stderr", "-g", "daemon off;"]
+    url = f"http://{ports.HOST}:{port}"
+    return Server("nginx", command, folder, url, _takes_connections)
+
+
+def _takes_connections(url: str) -> bool:
+    host, _, port = url.rpartition("/")[2].partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _postgres_tools() -> Path:

@@ -65,6 +65,21 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         view = self.admin_site.admin_view(self.upgrade_view)
         return [path("upgrade/", view, name="fleet_device_upgrade"), *super().get_urls()]
 
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[Any], dict[Any, Any], set[Any], list[Any]]:
+        """In plain words why a device that was upgraded stays."""
+        to_delete, counts, perms_needed, protected = super().get_deleted_objects(objs, request)
+        was_upgraded = Q(tasks__isnull=False) | Q(upgrades__isnull=False)
+        kept = Device.objects.filter(was_upgraded, pk__in=[device.pk for device in objs])
+        reasons: list[Any] = [
+            f"{device}: it was upgraded from here, and that history needs it. Leave it in the list."
+            for device in kept.distinct()
+        ]
+        if reasons:  # with them it is no question of permissions
+            return to_delete, counts, set(), reasons
+        return to_delete, counts, perms_needed, protected
+
     # The list and the page
 
     def changelist_view(

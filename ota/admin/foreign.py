@@ -11,6 +11,9 @@ from ota.models import ForeignUpgrade
 
 @admin.register(ForeignUpgrade)
 class ForeignUpgradeAdmin(ReadOnlyAdmin[ForeignUpgrade]):
+    when_empty = (
+        "Nobody else upgrades these docks, as far as they report it. Nothing has to be done."
+    )
     list_display = ["gateway", "state", "progress", "first_seen_at", "last_seen"]
     list_select_related = ["gateway"]
     search_fields = ["gateway__sn", "gateway__callsign", "bid"]

@@ -6,9 +6,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
+from django.utils.safestring import SafeString
 
 from fleet.models import Device
-from ota import needs
+from ota import needs, notes
 from ota.needs import Need
 from ota.rollouts import Excluded, Plan, PlannedTarget, PlannedTask
 
@@ -41,6 +42,7 @@ _TITLES = {
     "version_unknown": "Version not reported yet",
     "up_to_date": "Up to date",
     "downgrade": "Newer than the target",
+    "needs_first": "Another version first",
     "open_task": "Another upgrade is open",
 }
 
@@ -78,6 +80,7 @@ class Preview(NamedTuple):
     left_out: list[Group]
     left_out_count: int
     downgrades: int
+    notes: list[tuple[str, SafeString]]
 
     @property
     def docks(self) -> int:
@@ -98,7 +101,15 @@ def of(plan: Plan) -> Preview:
         left_out=_groups(plan.excluded),
         left_out_count=len(plan.excluded),
         downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
+        notes=_notes(plan),
     )
+
+
+def _notes(plan: Plan) -> list[tuple[str, SafeString]]:
+    """The release notes of what would be installed, newest first, each with its package."""
+    found = {target.package for task in plan.tasks for target in task.targets}
+    ordered = sorted(found, key=lambda package: (-package.version_number, package.file_name))
+    return [(str(package), notes.as_html(package.notes)) for package in ordered if package.notes]
 
 
 def is_downgrade(target: PlannedTarget) -> bool:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.forms import Script
 from django.http import HttpRequest, HttpResponse
@@ -14,8 +15,8 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from fleet.labels import NOTHING, ago, label
-from ota import rollouts, rows, states
+from fleet.labels import NOTHING, ago, label, two_lines
+from ota import rollouts, rows, states, status
 from ota.models import Rollout
 from ota.rows import PARTS, Counts, Filter, View
 from ota.states import TaskStatus
@@ -28,7 +29,7 @@ else:
     from unfold.admin import ModelAdmin
     from unfold.views import ChangeList
 
-MAY_CANCEL = "ota.upgrade_devices"
+MAY_CANCEL = "ota.upgrade_devices"  # cancel, pause, resume
 
 
 class CountedChangeList(ChangeList):
@@ -56,8 +57,9 @@ def bar(counts: Counts) -> SafeString:
 
 @admin.register(Rollout)
 class RolloutAdmin(ModelAdmin[Rollout]):
-    """Rollouts start with an action on devices; here they are watched and canceled."""
+    """Rollouts start with an action on devices; here they are watched, paused and canceled."""
 
+    when_empty = "Choose devices in the list of devices, and take “Upgrade firmware…”."
     list_display = ["name", "state", "progress", "target", "author", "created"]
     list_filter = [("status", ChoicesDropdownFilter)]
     list_filter_submit = True
@@ -85,7 +87,8 @@ class RolloutAdmin(ModelAdmin[Rollout]):
 
     @admin.display(description="Status", ordering="status")
     def state(self, rollout: Rollout) -> SafeString:
-        return label(rollout.get_status_display(), states.COLOURS.get(rollout.status, ""))
+        shown = label(rollout.get_status_display(), states.COLOURS.get(rollout.status, ""))
+        return two_lines(shown, status.pause_reason(rollout))
 
     @admin.display(description="Tasks")
     def progress(self, rollout: Any) -> SafeString:
@@ -105,27 +108,65 @@ class RolloutAdmin(ModelAdmin[Rollout]):
         return ago(rollout.created_at)
 
     def get_urls(self) -> list[URLPattern]:
-        cancel = require_POST(self.admin_site.admin_view(self.cancel))
-        own = path("<int:pk>/cancel/", cancel, name="ota_rollout_cancel")
-        return [own, *super().get_urls()]
+        deeds = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume}
+        own = [
+            path(
+                f"<int:pk>/{name}/",
+                require_POST(self.admin_site.admin_view(deed)),
+                name=f"ota_rollout_{name}",
+            )
+            for name, deed in deeds.items()
+        ]
+        return [*own, *super().get_urls()]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         rollout: Rollout = context["original"]
-        context |= _page(rollout, request) | {"may_cancel": request.user.has_perm(MAY_CANCEL)}
+        context |= _page(rollout, request) | {"may_steer": request.user.has_perm(MAY_CANCEL)}
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Cancels the tasks whose command was not sent yet."""
-        if not (self.has_view_permission(request) and request.user.has_perm(MAY_CANCEL)):
-            raise PermissionDenied
-        rollout = get_object_or_404(Rollout, pk=pk)
-        canceled = rollouts.cancel(rollout, timezone.now(), request.user)  # type: ignore[arg-type]
+        rollout, user = self._steered(request, pk)
+        canceled = rollouts.cancel(rollout, timezone.now(), user)
         self.log_change(request, rollout, f"Canceled {canceled} tasks that were not issued yet.")
         self.message_user(request, _told(canceled), messages.SUCCESS)
         return redirect("admin:ota_rollout_change", pk)
+
+    def pause(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Issues nothing more until somebody resumes it."""
+        rollout, user = self._steered(request, pk)
+        if rollouts.pause(rollout, user=user):
+            self.log_change(request, rollout, "Paused.")
+            told = "Paused: nothing is issued any more. What is running already goes on."
+            self.message_user(request, told, messages.SUCCESS)
+        else:
+            self.message_user(request, "It does not run, so it is not paused.", messages.WARNING)
+        return redirect("admin:ota_rollout_change", pk)
+
+    def resume(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Goes on with what waits."""
+        rollout, _ = self._steered(request, pk)
+        if rollouts.resume(rollout):
+            self.log_change(request, rollout, f"Resumed. It was {rollout.pause_reason}"[:500])
+            self.message_user(request, "Resumed: what waits is looked at anew.", messages.SUCCESS)
+        else:
+            self.message_user(request, "It is not paused.", messages.WARNING)
+        return redirect("admin:ota_rollout_change", pk)
+
+    def _steered(self, request: HttpRequest, pk: int) -> tuple[Rollout, User]:
+        """The rollout, and who wants something of it.
+
+        Raises:
+            PermissionDenied: they may not.
+        """
+        user = request.user
+        may_steer = self.has_view_permission(request) and user.has_perm(MAY_CANCEL)
+        if not (may_steer and isinstance(user, User)):
+            raise PermissionDenied
+        return get_object_or_404(Rollout, pk=pk), user
 
 
 def _told(canceled: int) -> str:
@@ -149,7 +190,10 @@ def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "waiting": counts[TaskStatus.PENDING],
         "empty_row": {"targets": [{}]},
         "socket": f"/ws/rollouts/{rollout.pk}/",
-        "cancel_url": reverse("admin:ota_rollout_cancel", args=[rollout.pk]),
+        "urls": {
+            deed: reverse(f"admin:ota_rollout_{deed}", args=[rollout.pk])
+            for deed in ("cancel", "pause", "resume")
+        },
     }
 
 

@@ -16,9 +16,9 @@ from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link
-from ota import errors, rollouts, rows, states
+from ota import downloads, errors, rollouts, rows, states
 from ota.admin.rollouts import MAY_CANCEL
-from ota.models import Rollout, TaskEvent, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 
 if TYPE_CHECKING:
@@ -53,12 +53,33 @@ class RolloutFilter(DropdownFilter):
         return queryset.filter(rollout=chosen) if chosen.isdecimal() else queryset.none()
 
 
+class PackageFilter(DropdownFilter):
+    """The tasks of one package, as its page links to them."""
+
+    title = "package"
+    parameter_name = "package"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        found = FirmwarePackage.objects.filter(targets__isnull=False).distinct().order_by("-pk")
+        return [(str(package.pk), str(package)) for package in found]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.value()
+        if not chosen:
+            return queryset
+        if not chosen.isdecimal():
+            return queryset.none()
+        tasks = UpgradeTarget.objects.filter(package=int(chosen)).values("task")
+        return queryset.filter(pk__in=tasks)
+
+
 @admin.register(UpgradeTask)
 class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
     """History: nobody adds, changes or deletes a task here."""
 
+    when_empty = "Tasks come with rollouts: choose devices, and take “Upgrade firmware…”."
     list_display = ["dock", "state", "rollout_link", "done", "attempt", "sent", "finished"]
-    list_filter = [("status", ChoicesDropdownFilter), RolloutFilter]
+    list_filter = [("status", ChoicesDropdownFilter), RolloutFilter, PackageFilter]
     list_filter_submit = True
     list_select_related = ["gateway", "rollout"]
     list_per_page = 50
@@ -144,16 +165,34 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
 def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
     """What the page shows: a handful of queries, however long the history."""
     events = _events(task, wanted)
-    prefetch_related_objects([task], "targets__device__model", "targets__package")
+    prefetch_related_objects(
+        [task], "targets__device__model", "targets__package", "downloads__package"
+    )
     return {
         "title": str(task),
         "subtitle": None,
+        "show_history": False,  # the page is the history
         "row": rows.in_words([task], task.rollout)[0],
         "targets": task.targets.all(),
+        "downloads": _downloads(task) if task.attempt else [],
         "events": [_line(event) for event in events],
         "page": events,
         "socket": f"/ws/rollouts/{task.rollout_id}/?task={task.pk}",
     }
+
+
+def _downloads(task: UpgradeTask) -> list[dict[str, Any]]:
+    """What the dock has fetched of each package, also while it reports nothing."""
+    found = {download.package_id: download for download in task.downloads.all()}
+    packages = {target.package_id: target.package for target in task.targets.all()}
+    return [
+        {
+            "package": package,
+            "download": found.get(pk),
+            "text": downloads.in_words(package, found.get(pk), timezone.now()),
+        }
+        for pk, package in packages.items()
+    ]
 
 
 def _events(task: UpgradeTask, wanted: str | None) -> Page[TaskEvent]:

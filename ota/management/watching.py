@@ -1,5 +1,6 @@
 """Follows a rollout to its end: live on a terminal, silent elsewhere."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from ota import rollouts, status
 from ota.models import Rollout
 from ota.states import IN_FLIGHT, TERMINAL
 
+logger = logging.getLogger(__name__)
+
 PAUSE = 0.5  # s between two looks
 MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
 _WIDTH = 24  # columns of a bar
@@ -25,6 +28,8 @@ Show = Callable[[dict[str, int]], None]
 
 def watch(rollout: Rollout, console: Console | None, seconds: float | None = None) -> bool:
     """Waits until all tasks have ended, and shows them on the way if the console is a terminal.
+
+    A rollout that is paused is waited for; elsewhere than on a terminal its reason is logged.
 
     Returns whether they have; not if ``seconds`` were over before.
     """
@@ -44,18 +49,40 @@ def watch(rollout: Rollout, console: Console | None, seconds: float | None = Non
 @contextmanager
 def _shown(rollout: Rollout, console: Console | None) -> Iterator[Show]:
     if console is None or not console.is_terminal:
-        yield lambda found: None
+        yield _say_pauses(rollout)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda found: live.update(_view(rollout, found), refresh=True)
+
+
+def _say_pauses(rollout: Rollout) -> Show:
+    """Logs each reason once."""
+    said: str | None = None
+
+    def show(_: dict[str, int]) -> None:
+        nonlocal said
+        reason = _pause_reason(rollout)
+        if reason and reason != said:
+            logger.warning("rollout %s waits until somebody resumes it: %s", rollout.pk, reason)
+        said = reason
+
+    return show
+
+
+def _pause_reason(rollout: Rollout) -> str | None:
+    """As it is now."""
+    rollout.refresh_from_db(fields=["status", "pause_reason"])
+    return status.pause_reason(rollout)
 
 
 def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
     """How far all are, and those that are upgrading now."""
     running = rollout.tasks.filter(status__in=IN_FLIGHT).order_by("pk")[:MOST_ROWS]
     tasks = running.select_related("gateway").prefetch_related("targets__device")
+    reason = _pause_reason(rollout)
     return Group(
         Text(visible(rollout.name), style="bold"),
+        *([Text(visible(f"Nothing is issued: {reason}"), style="yellow")] if reason else []),
         summary(found, with_bar=True),
         tasks_table(status.of_tasks(tasks), with_bars=True),
     )

@@ -38,6 +38,12 @@ class FirmwarePackageQuerySet(models.QuerySet["FirmwarePackage"]):
     def available(self) -> Self:
         return self.filter(state=PackageState.AVAILABLE)
 
+    def damaged(self) -> Self:
+        """Something is wrong with them by now, after they had been right."""
+        was_right = models.Q(verified_at__isnull=False) | models.Q(targets__isnull=False)
+        found = self.filter(was_right, state=PackageState.DRAFT).exclude(problem="")
+        return found.distinct()
+
 
 class FirmwarePackage(models.Model):
     """One zip of the vendor: what it is for, and what a dock needs to know to fetch it."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.db import models, transaction
 
+from fleet import versions
 from fleet.models import Device
 from mqtt_bridge import bulk
 from ota import errors, states
@@ -173,6 +174,13 @@ class UpgradeTarget(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device}: {self.from_version} to {self.to_version}"
+
+    @property
+    def how(self) -> str:
+        """What kind of upgrade it is, for people; the device is told nothing of a downgrade."""
+        before, after = versions.number(self.from_version), versions.number(self.to_version)
+        is_back = before is not None and after is not None and after < before
+        return "Downgrade" if is_back else self.get_upgrade_type_display()
 
     @property
     def is_confirmed(self) -> bool:

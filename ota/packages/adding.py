@@ -66,6 +66,7 @@ def add(
         told = zips.inspect(file, name)
         found = fingerprint(file, on_bytes)
         if known := FirmwarePackage.objects.filter(sha256=found.sha256).first():
+            _mend(known, file, user)
             return known, False
         facts = settle(told, given, name)
         zips.verify(file, name, on_bytes)
@@ -91,7 +92,7 @@ def add_upload(upload: Upload, given: Given, user: User | None) -> tuple[Firmwar
         told = zips.inspect(file, name)
     known = FirmwarePackage.objects.filter(sha256=upload.sha256 or None).first()
     if known:
-        uploads.drop(upload)
+        _mend_or_drop(known, upload, user)
         return known, False
     facts = settle(told, given, name)
     package = _package(name, facts, given, user)
@@ -102,11 +103,34 @@ def add_upload(upload: Upload, given: Given, user: User | None) -> tuple[Firmwar
     try:
         with transaction.atomic():
             _create(package, facts.models)
-            upload.delete()
+            _claim(upload)
     except IntegrityError:  # somebody added the same bytes meanwhile
         uploads.drop(upload)
         return FirmwarePackage.objects.get(sha256=package.sha256), False
     return package, True
+
+
+def _mend(package: FirmwarePackage, file: BinaryIO, user: User | None) -> None:
+    """A package whose file was damaged gets this one; a worker checks it."""
+    if not package.problem:
+        return
+    name = _copy(file, package)
+    if not changes.replace_file(package, name, timezone.now(), user):
+        storage.remove(name)
+
+
+def _mend_or_drop(package: FirmwarePackage, upload: Upload, user: User | None) -> None:
+    with transaction.atomic():
+        if changes.replace_file(package, upload.key, timezone.now(), user):
+            _claim(upload)
+            return
+    uploads.drop(upload)
+
+
+def _claim(upload: Upload) -> None:
+    """Who deletes the row owns the file; somebody may have discarded it meanwhile."""
+    if not Upload.objects.filter(pk=upload.pk).delete()[0]:
+        raise PackageRefused(f"{upload.file_name} was added or discarded meanwhile.")
 
 
 def fingerprint(file: BinaryIO, on_bytes: Callable[[int], None] | None = None) -> Fingerprint:

@@ -1,13 +1,16 @@
 """What happens to a package once it is in the library; each change is a line of its history."""
 
 import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from fleet.models import DeviceModel
 from ota import live, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
-from ota.packages.facts import refuse_clash
+from ota.packages.facts import minimum, refuse_clash
 from ota.states import OPEN, PackageState, TaskStatus
 from ota.zips import PackageRefused
 
@@ -17,6 +20,72 @@ def note(
 ) -> PackageEvent:
     """Adds a line to the package's history; ``user`` None is the system itself."""
     return PackageEvent.objects.create(package=package, at=now, actor=user, text=text[:500])
+
+
+def change(
+    package: FirmwarePackage, said: Mapping[str, Any], now: dt.datetime, user: User | None = None
+) -> str:
+    """Writes what people say about a package, and nothing else of it.
+
+    ``said`` may have ``models``, ``released_on``, ``minimum_version`` and ``notes``. Returns what is
+    different now, which is also the line of history; empty if nothing is.
+
+    Raises:
+        PackageRefused: as ``refuse_change``.
+    """
+    with transaction.atomic():
+        refuse_change(package, said)
+        found = FirmwarePackage.objects.select_for_update().get(pk=package.pk)
+        before = _in_words(found)
+        for name in said.keys() - {"models"}:
+            setattr(found, name, said[name])
+        found.save(update_fields=[*(said.keys() - {"models"}), "minimum_number"])
+        if "models" in said:
+            found.models.set(said["models"])
+        text = "; ".join(_differences(before, _in_words(found)))
+        if text:
+            note(package, now, text, user)
+            waiting = UpgradeTask.objects.filter(targets__package=package)
+            waiting.filter(status=TaskStatus.PENDING).update(checked_at=None)
+    return text
+
+
+def refuse_change(package: FirmwarePackage, said: Mapping[str, Any]) -> None:
+    """Inside a transaction, until whose end nobody else gets one of the models for this version.
+
+    Raises:
+        PackageRefused: the minimum is not older than the package, or another one has its place.
+    """
+    minimum(said.get("minimum_version", ""), package.version, package.file_name)
+    if "models" not in said or package.state == PackageState.WITHDRAWN:
+        return
+    models = list(said["models"])
+    list(DeviceModel.objects.select_for_update().filter(pk__in=[model.pk for model in models]))
+    try:
+        refuse_clash(package, models)
+    except PackageRefused as error:
+        raise PackageRefused(str(error), "models") from error
+
+
+def _in_words(package: FirmwarePackage) -> dict[str, Any]:
+    return {
+        "release date": package.released_on or "unknown",
+        "needs first": package.minimum_version or "nothing",
+        "release notes": package.notes,
+        "models": {model.name for model in package.models.all()},
+    }
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    added, removed = after["models"] - before["models"], before["models"] - after["models"]
+    for word, names in (("added", added), ("removed", removed)):
+        if names:
+            yield f"models {word}: {', '.join(sorted(names))}"
+    for name in ("release date", "needs first"):
+        if before[name] != after[name]:
+            yield f"{name}: {before[name]} -> {after[name]}"
+    if before["release notes"] != after["release notes"]:
+        yield "release notes changed"
 
 
 def make_available(package: FirmwarePackage, now: dt.datetime, user: User | None = None) -> None:
@@ -32,7 +101,10 @@ def make_available(package: FirmwarePackage, now: dt.datetime, user: User | None
         if found.problem:
             raise PackageRefused(f"{found} cannot be made available: {found.problem}")
         refuse_clash(found, list(found.models.all()))
-        FirmwarePackage.objects.filter(pk=found.pk).update(state=PackageState.AVAILABLE)
+        # From now on a check of its bytes gives it back as available.
+        FirmwarePackage.objects.filter(pk=found.pk).update(
+            state=PackageState.AVAILABLE, opens_as_draft=False
+        )
         note(found, now, "made available", user)
     package.state = PackageState.AVAILABLE
 
@@ -42,7 +114,7 @@ def withdraw(
 ) -> list[UpgradeTask]:
     """Takes a package back, with the tasks that were to install it and are not sent yet.
 
-    Returns the tasks that were canceled. What was sent goes on, but can fetch the zip no longer.
+    Returns the tasks that were canceled, oldest first. What was sent goes on, but can fetch the zip no longer.
     """
     with transaction.atomic():
         active = FirmwarePackage.objects.filter(pk=package.pk).exclude(state=PackageState.WITHDRAWN)
@@ -57,7 +129,8 @@ def withdraw(
             only_from=[TaskStatus.PENDING],
             actor=user,
         )
-        tasks = list(UpgradeTask.objects.filter(pk__in=moved).select_related("gateway", "rollout"))
+        canceled = UpgradeTask.objects.filter(pk__in=moved).order_by("pk")
+        tasks = list(canceled.select_related("gateway", "rollout"))
         live.announce((task.rollout_id, task.pk) for task in tasks)
     package.state = PackageState.WITHDRAWN
     return tasks
@@ -75,13 +148,35 @@ def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) 
             raise PackageRefused(f"{found} is not withdrawn; withdraw it first.")
         needed = UpgradeTask.objects.filter(targets__package=found, status__in=OPEN).count()
         if needed:
-            raise PackageRefused(f"{found} is needed by {needed} upgrades that have not ended yet.")
+            are = "1 upgrade that has" if needed == 1 else f"{needed} upgrades that have"
+            raise PackageRefused(f"{found} is needed by {are} not ended yet.")
         if found.purged_at is None:
             FirmwarePackage.objects.filter(pk=found.pk).update(purged_at=now)
             note(found, now, "its file was deleted", user)
         name = str(found.file.name)
         transaction.on_commit(lambda: storage.remove(name))
     package.purged_at = package.purged_at or now
+
+
+def replace_file(
+    package: FirmwarePackage, name: str, now: dt.datetime, user: User | None = None
+) -> bool:
+    """Gives a package that something is wrong with another file of the storage, and has it checked.
+
+    Whether something was wrong; if not, the file is still the caller's.
+    """
+    broken = FirmwarePackage.objects.filter(pk=package.pk, state=PackageState.DRAFT)
+    with transaction.atomic():
+        found = broken.exclude(problem="").select_for_update().first()
+        if found is None:
+            return False
+        fields = {"state": PackageState.CHECKING, "problem": "", "stamp": "", "checked_until": None}
+        broken.update(file=name, **fields)
+        note(package, now, "its file was replaced, and is being checked", user)
+        old = str(found.file.name)
+        if old != name:
+            transaction.on_commit(lambda: storage.remove(old))
+    return True
 
 
 def rollouts_of(package: FirmwarePackage) -> list[Rollout]:

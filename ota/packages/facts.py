@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from django.db.models import Q
+
 from fleet import versions
 from fleet.models import DeviceModel
 from ota.models import FirmwarePackage, ProductCode
@@ -56,7 +58,7 @@ def settle(told: Inspection, given: Given, name: str) -> Facts:
         released_on=_released_on(told, given, name),
         product_code=code,
         models=_models(code, given.models, name),
-        minimum_version=_minimum(given.minimum_version, version, name),
+        minimum_version=minimum(given.minimum_version, version, name),
     )
 
 
@@ -80,17 +82,36 @@ def safe_name(name: str) -> str:
     return name
 
 
+def minimum(text: str, version: str, name: str) -> str:
+    """The version that devices need before a package of ``version``, in canonical form; may be empty.
+
+    Raises:
+        PackageRefused: it is no version, or not an older one.
+    """
+    found = _canonical(text, name, "minimum_version")
+    if found and (versions.number(found) or 0) >= (versions.number(version) or 0):
+        raise PackageRefused(
+            f"{name} is {version} and cannot need {found} first, which is not older.",
+            "minimum_version",
+        )
+    return found
+
+
 def refuse_clash(package: FirmwarePackage, models: Sequence[DeviceModel]) -> None:
     """One version of a model has one zip, or nobody knows which one a dock has got.
+
+    Bytes that are not known yet may be the same if their size is; a worker tells once it has read them.
 
     Raises:
         PackageRefused: there is another one.
     """
-    valid = FirmwarePackage.objects.exclude(state=PackageState.WITHDRAWN).exclude(pk=package.pk)
-    same = valid.filter(version=package.version, models__in=models)
+    never_right = ~Q(problem="") & Q(verified_at=None)
+    may_be_same = Q(size=package.size)
     if package.sha256:
-        same = same.exclude(sha256=package.sha256)
-    if other := same.first():
+        may_be_same &= Q(sha256=None) | Q(sha256=package.sha256)
+    valid = FirmwarePackage.objects.exclude(state=PackageState.WITHDRAWN).exclude(never_right)
+    same = valid.filter(version=package.version, models__in=models).exclude(pk=package.pk)
+    if other := same.exclude(may_be_same).first():
         raise PackageRefused(
             f"{package.file_name} has other content than {other.file_name}, which is "
             f"{other.version} for the same model already. Withdraw that one first."
@@ -136,16 +157,6 @@ def _released_on(told: Inspection, given: Given, name: str) -> dt.date | None:
             "released_on",
         )
     return typed or next(iter(days), None)
-
-
-def _minimum(text: str, version: str, name: str) -> str:
-    minimum = _canonical(text, name, "minimum_version")
-    if minimum and (versions.number(minimum) or 0) >= (versions.number(version) or 0):
-        raise PackageRefused(
-            f"{name} is {version} and cannot need {minimum} first, which is not older.",
-            "minimum_version",
-        )
-    return minimum
 
 
 def _canonical(text: str, name: str, field: str) -> str:

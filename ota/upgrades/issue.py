@@ -18,9 +18,10 @@ from fleet import versions
 from mqtt_bridge import bulk, envelope, metrics, publisher, topics
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery, live, messages, needs
-from ota.models import Rollout, TaskEvent, UpgradeTarget, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.needs import Reason, Situation
 from ota.states import PackageState, TaskStatus
+from ota.upgrades import files
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,17 @@ def due(now: dt.datetime) -> list[int]:
 
 def issue(pks: Sequence[int], now: dt.datetime) -> int:
     """Sends the commands of those tasks that may still go; returns how many."""
-    claimed = _claim(pks, now)
+    packages = FirmwarePackage.objects.available().filter(targets__task__in=pks).distinct()
+    claimed = _claim(pks, files.look(packages, now), now)
     if claimed:
         _publish(claimed, now)
     return len(claimed)
 
 
-def _claim(pks: Sequence[int], now: dt.datetime) -> list[tuple[UpgradeTask, bytes]]:
-    """Makes the commands and marks their tasks ``sent``.
+def _claim(
+    pks: Sequence[int], held_back: dict[int, Reason], now: dt.datetime
+) -> list[tuple[UpgradeTask, bytes]]:
+    """Makes the commands and marks their tasks ``sent``; ``held_back`` by package.
 
     It holds the lock of their rollouts, so that two workers together keep the limit.
     """
@@ -68,7 +72,7 @@ def _claim(pks: Sequence[int], now: dt.datetime) -> list[tuple[UpgradeTask, byte
         rollouts = Rollout.objects.filter(pk__in=waiting.values("rollout_id")).order_by("pk")
         free = _free_slots(list(rollouts.select_for_update()))
         chosen = []
-        for task in _assess(waiting, now):
+        for task in _sendable(_assess(waiting, now), held_back, now):
             if free[task.rollout_id] > 0:
                 free[task.rollout_id] -= 1
                 chosen.append(task)
@@ -89,6 +93,17 @@ def _claim(pks: Sequence[int], now: dt.datetime) -> list[tuple[UpgradeTask, byte
             metrics.observe("issue_seconds", (now - (task.ready_at or now)).total_seconds())
         live.announce((task.rollout_id, task.pk) for task in claimed)
         return [(task, commands[task.pk]) for task in claimed]
+
+
+def _sendable(tasks: _Tasks, held_back: dict[int, Reason], now: dt.datetime) -> _Tasks:
+    """Those whose packages' files are as they should be; the others wait."""
+    found: dict[int, list[Reason]] = {}
+    for task in tasks:
+        packages = {target.package_id for target in _open_targets(task)}
+        if reasons := [held_back[pk] for pk in sorted(packages & held_back.keys())]:
+            found[task.pk] = reasons
+    _write([task for task in tasks if task.pk in found], found, now)
+    return [task for task in tasks if task.pk not in found]
 
 
 def _commands(tasks: _Tasks, now: dt.datetime) -> dict[int, bytes]:
@@ -271,7 +286,8 @@ def _waits_for(task: UpgradeTask, situation: Situation) -> list[Reason]:
         )
     if task.is_dock_silent:
         found.append(Reason("silent", "the dock has not been heard since the last command"))
-    return found
+    firsts = [needs.needs_first(situation.library, t.device, t.package) for t in targets]
+    return found + list(dict.fromkeys(first for first in firsts if first))
 
 
 def _end(task: UpgradeTask, now: dt.datetime) -> tuple[TaskStatus, str] | None:

@@ -14,7 +14,7 @@ from mqtt_bridge.models import BridgeSession
 from ota import live
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import proof
+from ota.upgrades import no_show, proof
 
 IDLE = 0
 # After a break the bridge first brings in what the broker kept; that long nothing is judged.
@@ -43,6 +43,8 @@ def enforce(now: dt.datetime) -> None:
         _carry_out(verdict, tasks, now)
     if now - heard_since > dt.timedelta(seconds=min(CATCH_UP, settings.STALL_TIME)):
         forget_foreign(now)
+    if now - heard_since > dt.timedelta(seconds=min(CATCH_UP, settings.FIRMWARE_NO_SHOW)):
+        no_show.flag(now)
 
 
 def forget_foreign(now: dt.datetime) -> None:

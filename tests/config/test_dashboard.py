@@ -13,9 +13,10 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from config import warnings
 from fleet.models import Device
 from mqtt_bridge.models import FailedMessage
-from ota.models import ForeignUpgrade
+from ota.models import FirmwarePackage, ForeignUpgrade, PackageEvent
 from ota.states import TaskStatus
 from tests.make import (
     make_aircraft,
@@ -23,6 +24,7 @@ from tests.make import (
     make_listening,
     make_organization,
     make_package,
+    make_rollout,
     make_task,
 )
 from tests.people import context, log_in, text
@@ -256,3 +258,58 @@ def test_nothing_comes_from_another_host(viewer: Client) -> None:
     assert 'src="http' not in page
     assert 'href="http' not in page
     assert "onclick" not in page
+
+
+def make_damaged(**fields: Any) -> FirmwarePackage:
+    values = {"state": "draft", "problem": "its file is gone. Add it again."}
+    return make_package(**values | fields)
+
+
+def test_a_damaged_package_is_told(viewer: Client) -> None:
+    package = make_damaged()
+    warning = context(viewer, PAGE)["warnings"][-1]
+    assert warning.text == f"Package {package} is damaged."
+    assert warning.remedy == "its file is gone. Add it again."
+
+
+@pytest.mark.parametrize("fields", [{"state": "withdrawn"}, {"verified_at": None}, {"problem": ""}])
+def test_only_a_package_that_was_right_before_is_damaged(
+    viewer: Client, fields: dict[str, Any]
+) -> None:
+    make_damaged(**fields)
+    assert "is damaged" not in warnings_of(viewer)
+
+
+def test_packages_are_told_only_to_those_who_may_see_them(client: Client) -> None:
+    make_damaged()
+    client.force_login(User.objects.create(username="new", is_staff=True))
+    assert "is damaged" not in warnings_of(client)
+
+
+def test_a_rollout_that_the_system_paused_is_told_and_one_of_people_is_not(viewer: Client) -> None:
+    make_rollout(name="North", status="paused", pause_reason="package A.zip is damaged: gone")
+    make_rollout(name="South", status="paused", pause_reason="paused by ann")
+    told = warnings_of(viewer)
+    assert "Rollout North is paused: package A.zip is damaged: gone" in told
+    assert "South" not in told
+
+
+def test_a_package_that_nobody_checks_is_told(viewer: Client) -> None:
+    package = make_package(state="checking")
+    event = PackageEvent.objects.create(package=package, at=timezone.now(), text="added")
+    assert "waiting for its check" not in warnings_of(viewer)
+    PackageEvent.objects.filter(pk=event.pk).update(at=timezone.now() - dt.timedelta(hours=2))
+    assert f"Package {package} has been waiting for its check" in warnings_of(viewer)
+
+
+def test_many_warnings_of_one_kind_are_shortened_and_cost_no_more(
+    viewer: Client, django_assert_num_queries: Any
+) -> None:
+    counts = []
+    for number in (1, 9):
+        for _ in range(number):
+            make_damaged()
+            make_rollout(status="paused", pause_reason="package A.zip is damaged: gone")
+        with django_assert_num_queries(3):
+            counts.append(len(warnings.of_library(timezone.now())))
+    assert counts == [2, 8]

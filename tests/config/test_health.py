@@ -19,7 +19,14 @@ from mqtt_bridge import metrics
 from mqtt_bridge.client import Probe
 from mqtt_bridge.errors import BrokerUnavailable
 from ota.states import TaskStatus
-from tests.make import make_aircraft, make_dock, make_listening, make_task
+from tests.make import (
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_package,
+    make_target,
+    make_task,
+)
 from tests.servers import Server
 
 pytestmark = [pytest.mark.django_db, pytest.mark.services]
@@ -176,6 +183,18 @@ def test_the_queue_is_as_old_as_its_oldest_ready_task(client: Client) -> None:
     make_task(ready_at=earlier, is_ready=True)
     make_task(ready_at=earlier - dt.timedelta(hours=1), is_ready=False)
     assert figures(client)["fleet_ota_queue_age_seconds", ""] == pytest.approx(300, abs=5)
+
+
+@pytest.mark.usefixtures("redis_server")
+def test_packages_are_counted_by_state_and_the_damaged_ones_beside(client: Client) -> None:
+    make_task()  # with its package
+    make_task(make_dock())
+    package = make_package("14.03.0915", state="draft", problem="its file is gone")
+    make_target(make_task(), make_dock(), package)
+    make_target(make_task(), make_dock(), package)
+    found = figures(client)
+    assert found["fleet_ota_packages", "state=available"] == 1
+    assert found["fleet_ota_damaged_packages", ""] == 1
 
 
 @pytest.mark.usefixtures("redis_server")

@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from fleet.models import Device, Organization
 from ota import packages
 from simulator.packages import SERIES, build
+from tests.browser import chromium
 from tests.make import make_organization
 from tests.processes import ROOT, Processes, Running, eventually
 
@@ -78,3 +80,21 @@ def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
         return Story(processes, organization, parts)
 
     return tell
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    # The browser's driver keeps an event loop in this thread; Django would refuse to work beside it.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page whose complaints fail the test."""
+    complaints: list[str] = []
+    opened = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened
+    assert not complaints

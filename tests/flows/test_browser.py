@@ -2,58 +2,27 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from ota import live
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
+from tests.browser import PASSWORD, log_in
 from tests.flows.conftest import Story
 from tests.make import make_rollout, make_task
 from tests.people import make_person
 from tests.processes import Processes
-from tests.servers import program
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
-
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
-PASSWORD = "only for this test"
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    """A page of Debian's Chromium; whatever it complains about fails the test."""
-    # The browser's driver keeps an event loop in this thread; Django would refuse to work beside it.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    complaints: list[str] = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=program("chromium", "chromium"), args=FLAGS
-        )
-        opened = browser.new_page(viewport={"width": 1400, "height": 900})
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        yield opened
-        browser.close()
-    assert not complaints
 
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
     return make_person("Operators", password=PASSWORD)
-
-
-def log_in(page: Page, processes: Processes, user: User) -> None:
-    page.goto(f"http://127.0.0.1:{processes.web_port}/")
-    page.fill("[name=username]", user.username)
-    page.fill("[name=password]", PASSWORD)
-    page.click("[type=submit]")
-    page.wait_for_url("**/admin/")
 
 
 WATCH_BARS = """() => {
@@ -72,7 +41,7 @@ def test_an_operator_upgrades_a_batch_and_sees_the_bars_move_to_the_end(
     told = story(size=3_000_000)
     told.processes.web()
     told.simulate(4, "--speed", "10", "--rate", "1500000")
-    log_in(page, told.processes, operator)
+    log_in(page, told.processes.web_url, operator)
 
     page.get_by_role("link", name="Devices").first.click()
     page.check("#action-toggle")
@@ -98,8 +67,8 @@ def test_a_page_that_lost_its_server_says_so_and_shows_the_new_state_when_it_is_
 ) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, percent=10)
     web = processes.web()
-    log_in(page, processes, operator)
-    page.goto(f"http://127.0.0.1:{processes.web_port}/admin/ota/rollout/{task.rollout_id}/change/")
+    log_in(page, processes.web_url, operator)
+    page.goto(f"{processes.web_url}/admin/ota/rollout/{task.rollout_id}/change/")
     expect(page.locator("progress[value='10']")).to_be_visible()
     web.kill9()
     expect(page.get_by_text("Connection lost, trying again…")).to_be_visible()
@@ -114,8 +83,8 @@ def test_a_page_that_was_idle_for_longer_than_redis_waits_still_hears_of_changes
 ) -> None:
     task = make_task(rollout=make_rollout(), status=TaskStatus.IN_PROGRESS, percent=10)
     processes.web()
-    log_in(page, processes, operator)
-    page.goto(f"http://127.0.0.1:{processes.web_port}/admin/ota/rollout/{task.rollout_id}/change/")
+    log_in(page, processes.web_url, operator)
+    page.goto(f"{processes.web_url}/admin/ota/rollout/{task.rollout_id}/change/")
     expect(page.locator("progress[value='10']")).to_be_visible()
     page.wait_for_timeout(7_000)  # the idleness is the very thing; redis' socket timeout is 5 s
     UpgradeTask.objects.filter(pk=task.pk).update(percent=55)
@@ -128,6 +97,6 @@ def test_a_viewer_sees_no_upgrade_action(
 ) -> None:
     make_task()
     processes.web()
-    log_in(page, processes, make_person("Viewers", password=PASSWORD))
+    log_in(page, processes.web_url, make_person("Viewers", password=PASSWORD))
     page.get_by_role("link", name="Devices").first.click()
     assert "Upgrade firmware" not in json.dumps(page.locator("option").all_inner_texts())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ota.management import watching
 from ota.models import FirmwarePackage, ProductCode
 from ota.states import TaskStatus
 from simulator.packages import build
@@ -55,6 +56,7 @@ def test_a_package_is_imported(run: Run, dock2: str) -> None:
         "size": Path(dock2).stat().st_size,
         "md5": package.md5,
         "state": "available",
+        "minimum_version": None,
         "created": True,
         "error": None,
     }
@@ -106,7 +108,7 @@ def test_people_get_a_table(run: Run, dock2: str) -> None:
 
 def test_a_file_that_is_not_there_is_a_wrong_call(dock2: str) -> None:
     code, message = refusal("import_firmware", dock2, "a.zip", "b.zip", "--model", "3-2-0")
-    assert (code, message) == (2, "No such file: a.zip, b.zip")
+    assert (code, message) == (2, "No such file or folder: a.zip, b.zip")
     assert not FirmwarePackage.objects.exists()
 
 
@@ -222,6 +224,7 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
         "rollout_id": rollout.pk,
         "name": "Night",
         "status": "running",
+        "pause_reason": None,
         "created_at": rollout.created_at.isoformat(),
     }
     target = {
@@ -246,6 +249,26 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
         "waits_for": [],
         "targets": [target],
     }
+
+
+def test_a_paused_rollout_says_why(run: Run) -> None:
+    rollout = make_rollout(status="paused", pause_reason="paused by ann")
+    told = run.answer("upgrade_status", str(rollout.pk))
+    assert (told["status"], told["pause_reason"]) == ("paused", "paused by ann")
+    assert run("upgrade_status", str(rollout.pk)) == 0
+    assert "paused, paused by ann" in run.out
+
+
+def test_a_rollout_that_is_watched_says_once_why_it_is_paused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = make_rollout(status="paused", pause_reason="paused by ann")
+    make_task(rollout=rollout)
+    monkeypatch.setattr(watching, "PAUSE", 0.01)
+    assert not watching.watch(rollout, None, 0.2)
+    assert caplog.messages == [
+        f"rollout {rollout.pk} waits until somebody resumes it: paused by ann"
+    ]
 
 
 def test_counts_name_every_status(run: Run) -> None:

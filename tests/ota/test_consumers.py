@@ -15,7 +15,7 @@ from django.test import AsyncClient
 from pytest_django import Settings
 
 from config.asgi import application
-from ota import consumers, live, rows
+from ota import consumers, live, rollouts, rows
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.make import make_rollout, make_task
@@ -136,6 +136,20 @@ async def test_a_change_sends_its_row_and_the_counts(watch: Open, rollout: Rollo
     assert update["type"] == "changes"
     assert update["counts"]["in_progress"] == 1
     assert [(task["id"], task["percent"]) for task in update["tasks"]] == [(changed, 42)]
+
+
+async def test_pausing_is_seen_at_once_on_the_page_and_in_its_rows(
+    watch: Open, rollout: Rollout
+) -> None:
+    one = await watch()
+    await one.receive_json_from()
+    await sync_to_async(rollouts.pause)(rollout, "package A.zip is damaged")
+    shown = await sync_to_async(keys)(rollout)
+    await announce(rollout, 0, *shown)
+    update = await one.receive_json_from()
+    assert update["rollout"]["status"] == "paused"
+    assert update["rollout"]["pause_reason"] == "package A.zip is damaged"
+    assert {task["note"] for task in update["tasks"]} == {"Not issued while the rollout is paused"}
 
 
 async def test_a_row_that_is_not_shown_is_not_sent(

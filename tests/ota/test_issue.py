@@ -154,9 +154,9 @@ def test_what_blocks_in_the_last_moment_holds_the_command_back(broker: Broker) -
     assert not broker.commands
 
 
-def test_a_canceled_rollout_sends_nothing(broker: Broker) -> None:
-    rollout = make_rollout(status=Rollout.Status.CANCELED)
-    make_task(rollout=rollout)
+@pytest.mark.parametrize("status", [Rollout.Status.CANCELED, Rollout.Status.PAUSED])
+def test_a_canceled_or_paused_rollout_sends_nothing(broker: Broker, status: str) -> None:
+    make_task(rollout=make_rollout(status=status))
     tick()
     assert not broker.commands
 
@@ -338,3 +338,29 @@ def test_an_aircraft_that_is_upgraded_through_another_dock_is_waited_for(broker:
     tick()
     assert status(task) == TaskStatus.PENDING
     assert [reason["code"] for reason in task.waits_for] == ["open_task"]
+
+
+def test_a_device_that_fell_below_the_packages_minimum_waits_until_it_is_there(
+    broker: Broker,
+) -> None:
+    dock = make_dock()
+    task = make_task(dock)
+    FirmwarePackage.objects.update(minimum_version="10.01.2000", minimum_number=10012000)
+    tick()
+    assert [(r["code"], r["text"]) for r in UpgradeTask.objects.get().waits_for] == [
+        ("needs_first", "needs 10.01.2000 first: add its package to the library")
+    ]
+    Device.objects.filter(pk=dock.pk).update(
+        firmware_version="10.01.2000", firmware_number=10012000, changed_at=timezone.now()
+    )
+    tick()
+    assert status(task) == TaskStatus.SENT
+
+
+def test_dock_and_aircraft_that_need_the_same_version_first_say_so_once() -> None:
+    dock = make_dock()
+    task = make_task(dock, aircraft=make_aircraft(dock, presence="off"))
+    FirmwarePackage.objects.update(minimum_version="10.01.2000", minimum_number=10012000)
+    tick()
+    task.refresh_from_db()
+    assert [reason["code"] for reason in task.waits_for] == ["needs_first"]

@@ -246,14 +246,80 @@ def test_a_downgrade_goes_only_if_it_is_asked_for() -> None:
     assert excluded(dock, allow_downgrade=True) is None
 
 
+def needs_first(device: Device, **options: Any) -> str | None:
+    """The text of the exclusion, if that is it."""
+    reason = assess(device, **options).exclusion
+    return reason.text if reason and reason.code == "needs_first" else None
+
+
+def test_a_device_below_the_minimum_of_its_package_is_left_out_and_told_what_it_needs_first() -> (
+    None
+):
+    make_package(OLD)
+    make_package(NEW, minimum_version=OLD)
+    answer = assess(make_dock("10.01.1000"))
+    text = f"needs {OLD} first: choose it as the target version"
+    assert answer.exclusion == ("needs_first", text)
+    assert (answer.need, answer.blockers) == (Need.REGULAR, [answer.exclusion])
+
+
+@pytest.mark.parametrize("version", [OLD, "10.01.1608"])
+def test_a_device_from_the_minimum_on_may_go(version: str) -> None:
+    make_package(NEW, minimum_version=OLD)
+    answer = assess(make_dock(version))
+    assert (answer.blockers, answer.exclusion) == ([], None)
+
+
+def test_a_minimum_that_the_library_has_not_is_to_be_added() -> None:
+    make_package(NEW, minimum_version=OLD)
+    make_package(OLD, state=FirmwarePackage.State.DRAFT)
+    make_package(OLD, models=("3-3-0",))
+    expected = f"needs {OLD} first: add its package to the library"
+    assert needs_first(make_dock("10.01.1000")) == expected
+
+
+def test_a_version_between_the_minimum_and_the_target_will_do_too() -> None:
+    make_package(NEW, minimum_version=OLD)
+    make_package("10.01.2000")
+    make_package("10.01.1700")
+    expected = f"needs {OLD} first: choose 10.01.1700, which will do too, as the target version"
+    assert needs_first(make_dock("10.01.1000")) == expected
+
+
+def test_of_several_steps_each_target_names_its_own() -> None:
+    make_package("10.01.1200")
+    make_package("10.01.2000", minimum_version="10.01.1200")
+    make_package("10.01.3000", minimum_version="10.01.2000")
+    dock = make_dock("10.01.1000")
+    choose = "first: choose it as the target version"
+    assert needs_first(dock) == f"needs 10.01.2000 {choose}"
+    assert needs_first(dock, to="10.01.2000") == f"needs 10.01.1200 {choose}"
+    assert excluded(dock, to="10.01.1200") is None
+
+
+def test_a_consistency_upgrade_and_a_downgrade_have_nothing_to_pass_through() -> None:
+    make_package(NEW, minimum_version=OLD)
+    assert excluded(make_dock(NEW, compatible_status=1)) is None
+    assert excluded(make_dock("10.01.9999"), allow_downgrade=True) is None
+
+
+def test_while_the_step_is_on_its_way_the_open_upgrade_is_the_reason() -> None:
+    make_package(OLD)
+    make_package(NEW, minimum_version=OLD)
+    dock = make_dock("10.01.1000")
+    make_task(dock, version=OLD)
+    assert excluded(dock) == "open_task"
+
+
 @pytest.mark.parametrize("number", [3, 60])
 def test_the_answer_for_many_takes_as_many_queries_as_for_few(
     number: int, django_assert_num_queries: Any
 ) -> None:
-    make_package()
+    make_package(OLD)
+    make_package(NEW, minimum_version=OLD)
     organization = make_organization()
     for _ in range(number):
-        make_aircraft(make_dock(organization=organization))
+        make_aircraft(make_dock("10.01.1000", organization=organization))
     with django_assert_num_queries(6):
         needs.assess(Device.objects.all(), timezone.now())
 

@@ -371,3 +371,27 @@ def test_withdrawing_leaves_tasks_of_other_packages() -> None:
     task = make_task(rollout=make_rollout())
     assert packages.withdraw(make_package("14.03.0915"), timezone.now()) == []
     assert UpgradeTask.objects.get(pk=task.pk).status == TaskStatus.PENDING
+
+
+# Purging
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.SENT, TaskStatus.VERIFYING])
+def test_a_file_that_an_open_task_may_need_is_not_purged(status: TaskStatus) -> None:
+    task = make_task(status=status)
+    package = task.targets.get().package
+    FirmwarePackage.objects.update(state=PackageState.WITHDRAWN)
+    with pytest.raises(PackageRefused, match="needed by 1 upgrade that"):
+        packages.purge(package, timezone.now())
+    assert default_storage.exists(str(package.file.name))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_purged_package_keeps_its_row_and_loses_its_file() -> None:
+    package = make_task(status=TaskStatus.OK).targets.get().package
+    with pytest.raises(PackageRefused, match="withdraw it first"):
+        packages.purge(package, timezone.now())
+    packages.withdraw(package, timezone.now())
+    packages.purge(package, timezone.now())
+    assert FirmwarePackage.objects.get().purged_at
+    assert not default_storage.exists(str(package.file.name))

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -31,7 +33,12 @@ def page(client: Client, rollout: Rollout, query: str = "") -> Any:
 
 
 def cancel(client: Client, rollout: Rollout) -> Any:
-    return client.post(reverse("admin:ota_rollout_cancel", args=[rollout.pk]))
+    return steer(client, rollout, "cancel")
+
+
+def steer(client: Client, rollout: Rollout, deed: str) -> Any:
+    """Cancels, pauses or resumes."""
+    return client.post(reverse(f"admin:ota_rollout_{deed}", args=[rollout.pk]))
 
 
 def make_tasks(rollout: Rollout, number: int) -> None:
@@ -148,13 +155,64 @@ def test_who_may_only_look_sees_no_button_and_cannot_cancel(viewer: Client) -> N
     assert UpgradeTask.objects.get(pk=task.pk).status == TaskStatus.PENDING
 
 
-def test_a_link_cannot_cancel(operator: Client) -> None:
-    url = reverse("admin:ota_rollout_cancel", args=[make_rollout().pk])
+@pytest.mark.parametrize("deed", ["cancel", "pause", "resume"])
+def test_a_link_can_change_nothing(operator: Client, deed: str) -> None:
+    url = reverse(f"admin:ota_rollout_{deed}", args=[make_rollout().pk])
     assert operator.get(url).status_code == 405
 
 
-def test_canceling_a_rollout_that_does_not_exist_is_not_found(operator: Client) -> None:
-    assert operator.post(reverse("admin:ota_rollout_cancel", args=[404])).status_code == 404
+@pytest.mark.parametrize("deed", ["cancel", "pause", "resume"])
+def test_a_rollout_that_does_not_exist_is_not_found(operator: Client, deed: str) -> None:
+    assert operator.post(reverse(f"admin:ota_rollout_{deed}", args=[404])).status_code == 404
+
+
+def test_who_may_upgrade_pauses_and_resumes(operator: Client) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    assert steer(operator, rollout, "pause").status_code == 302
+    rollout.refresh_from_db()
+    user = User.objects.get()
+    assert (rollout.status, rollout.pause_reason) == ("paused", f"paused by {user}")
+    text = page(operator, rollout).content.decode()
+    assert f'Nothing is issued: <span data-rollout="pause_reason">paused by {user}' in text
+    assert "Not issued while the rollout is paused" in text
+    steer(operator, rollout, "resume")
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.pause_reason) == ("running", "")
+    lines = LogEntry.objects.order_by("pk").values_list("change_message", flat=True)
+    assert list(lines) == ["Paused.", f"Resumed. It was paused by {user}"]
+
+
+@pytest.mark.parametrize(("deed", "status"), [("pause", "running"), ("resume", "paused")])
+def test_who_may_only_look_cannot_pause_or_resume(viewer: Client, deed: str, status: str) -> None:
+    rollout = make_rollout(status=status)
+    assert f"/{deed}/" not in page(viewer, rollout).content.decode()
+    assert steer(viewer, rollout, deed).status_code == 403
+    assert Rollout.objects.get().status == status
+
+
+@pytest.mark.parametrize("deed", ["pause", "resume"])
+@pytest.mark.parametrize("status", ["finished", "canceled"])
+def test_what_is_over_is_not_paused_or_resumed(operator: Client, deed: str, status: str) -> None:
+    rollout = make_rollout(status=status)
+    steer(operator, rollout, deed)
+    assert Rollout.objects.get().status == status
+    assert not LogEntry.objects.exists()
+
+
+def test_the_list_says_why_a_rollout_is_paused(viewer: Client) -> None:
+    make_rollout(status="paused", pause_reason="package A.zip is damaged: its file is gone.")
+    text = viewer.get(LIST).content.decode()
+    assert "Paused" in text
+    assert "package A.zip is damaged" in text
+
+
+def test_a_paused_rollout_can_be_canceled(operator: Client) -> None:
+    rollout = make_rollout(status="paused", pause_reason="paused by somebody")
+    task = make_task(rollout=rollout)
+    cancel(operator, rollout)
+    assert UpgradeTask.objects.get(pk=task.pk).status == TaskStatus.CANCELED
+    assert Rollout.objects.get().status == "canceled"
 
 
 def test_nobody_looks_without_the_permission() -> None:

@@ -205,3 +205,33 @@ def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
     Device.objects.filter(pk=dock.pk).update(mode_code=4)
     rollout, _ = rollouts.launch(Device.objects.all(), Options(), timezone.now(), seen=seen)
     assert rollout.tasks.count() == 1
+
+
+# Pausing
+
+
+def test_a_paused_rollout_is_not_running_and_pauses_once() -> None:
+    rollout = make_rollout()
+    assert rollouts.pause(rollout, "a reason")
+    assert not rollouts.pause(rollout, "another reason")
+    rollout.refresh_from_db()
+    assert (rollout.status, rollout.pause_reason) == ("paused", "a reason")
+
+
+def test_what_waits_is_looked_at_anew_after_a_pause() -> None:
+    rollout = make_rollout(status="paused")
+    task = make_task(rollout=rollout, is_ready=True, checked_at=timezone.now())
+    assert rollouts.resume(rollout)
+    task.refresh_from_db()
+    assert (task.is_ready, task.checked_at) == (False, None)
+    assert not rollouts.resume(rollout)
+
+
+def test_a_paused_rollout_whose_tasks_have_ended_is_finished() -> None:
+    rollout = make_rollout(status="paused", pause_reason="a reason")
+    task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS)
+    rollouts.finish(timezone.now())
+    assert Rollout.objects.get().status == Rollout.Status.PAUSED
+    UpgradeTask.objects.filter(pk=task.pk).update(status=TaskStatus.OK)
+    rollouts.finish(timezone.now())
+    assert Rollout.objects.get().status == Rollout.Status.FINISHED

@@ -15,6 +15,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 from fleet.models import Device
 from ota.admin import devices as console
 from ota.models import Rollout, UpgradeTask
+from tests.calls import Run
 from tests.make import (
     make_aircraft,
     make_dock,
@@ -187,6 +188,30 @@ def test_a_downgrade_is_left_out_unless_it_is_allowed(operator: Client) -> None:
     assert preview(operator, f"pks={dock.pk}").docks == 0
     allowed = preview(operator, f"pks={dock.pk}&allow_downgrade=on")
     assert (allowed.docks, allowed.downgrades) == (1, 1)
+
+
+def test_a_package_that_needs_another_one_first_is_told_the_same_everywhere(
+    operator: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_package("10.01.9000", minimum_version="10.01.8000")
+    dock = make_dock(OLDER)
+    text_shown = "needs 10.01.8000 first: add its package to the library"
+    reason = {"code": "needs_first", "text": text_shown}
+    run = Run(capsys)
+    plan = run.answer("start_upgrade", "--sn", dock.sn, "--dry-run", code=1)
+    assert plan["excluded"] == [{"sn": dock.sn} | reason]
+    (device,) = run.answer("fleet_status", "--sn", dock.sn)
+    assert (device["need"], device["blockers"]) == ("regular", [reason])
+    for url in (f"{PREVIEW}?pks={dock.pk}", LIST):
+        assert text_shown in text(operator.get(url))
+
+
+def test_the_release_notes_of_what_would_be_installed_are_offered(operator: Client) -> None:
+    make_package("10.01.9000", models=("3-2-0",), notes="**Better** <script>")
+    make_package("10.01.9001", models=("3-3-0",), notes="Not of this plan")
+    shown = text(operator.get(f"{PREVIEW}?pks={make_dock(OLDER).pk}"))
+    assert "<strong>Better</strong> &lt;script&gt;" in shown
+    assert "Not of this plan" not in shown
 
 
 def test_nothing_to_upgrade_has_no_button(operator: Client) -> None:

@@ -129,13 +129,18 @@ async def cloud(port: int) -> AsyncIterator[Cloud]:
 
 @dataclass
 class FileServer:
-    """Serves one file with ranges; `cuts` answers break off after half of their bytes."""
+    """Serves one file with ranges; `cuts` answers break off after half of their bytes.
+
+    To the first `busy` GETs it answers 503, to come back at once.
+    """
 
     content: bytes
     port: int = 0
     cuts: int = 0
     status: int = 0
+    busy: int = 0
     ignores_ranges: bool = False
+    refuses_head: bool = False
     requests: list[str] = field(default_factory=list)
 
     @property
@@ -162,8 +167,9 @@ class FileServer:
             return
         self.requests.append(head)
         status, body, length = self._answer(head)
+        retry = "Retry-After: 0\r\n" if status == 503 else ""
         writer.write(
-            f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n".encode()
+            f"HTTP/1.1 {status} X\r\n{retry}Content-Length: {length}\r\nConnection: close\r\n\r\n".encode()
         )
         writer.write(body)
         await writer.drain()
@@ -172,8 +178,13 @@ class FileServer:
     def _answer(self, head: str) -> tuple[int, bytes, int]:
         if self.status:
             return self.status, b"", 0
+        if head.startswith("HEAD") and self.refuses_head:
+            return 403, b"", 0
         if head.startswith("HEAD"):
             return 200, b"", len(self.content)
+        if self.busy:
+            self.busy -= 1
+            return 503, b"", 0
         status, body = self._slice(head)
         is_cut, self.cuts = self.cuts > 0, max(0, self.cuts - 1)
         return status, body[: len(body) // 2] if is_cut else body, len(body)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from simulator.clock import Clock
-from simulator.download import DownloadFailedError, Line, fetch, new_client
+from simulator.download import PATIENCE, DownloadFailedError, Line, fetch, new_client
 from simulator.orders import Target
 from tests.simulator.server import FileServer, file_server
 
@@ -33,6 +33,18 @@ async def test_a_cut_file_goes_on_where_it_stopped() -> None:
         files.cuts = 3
         assert sum(await download(files)) == len(CONTENT)
         assert "bytes=20000-59999" in files.requests[2]
+
+
+async def test_a_dock_that_is_asked_to_come_back_does_so_for_as_long_as_it_takes() -> None:
+    async with file_server(CONTENT) as files:
+        files.busy = 3 * PATIENCE
+        assert sum(await download(files)) == len(CONTENT)
+
+
+async def test_an_address_that_refuses_head_is_asked_with_get() -> None:
+    async with file_server(CONTENT) as files:
+        files.refuses_head = True
+        assert sum(await download(files)) == len(CONTENT)
 
 
 async def test_a_server_without_ranges_starts_anew() -> None:

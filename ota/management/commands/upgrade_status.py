@@ -28,6 +28,8 @@ class Command(AnsweringCommand):
             rollout = _find(rollout.pk)
         document = status.of_rollout(rollout)
         title = Text(f"Rollout {rollout.pk}, {visible(rollout.name)}: {rollout.status}")
+        if reason := document["pause_reason"]:
+            title.append(visible(f", {reason}"))
         shown = (title, tasks_table(document["tasks"]), summary(document["counts"]))
         self.answer(document, *shown, as_json=options["json"])
 

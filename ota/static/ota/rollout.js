@@ -221,6 +221,9 @@
         setText(element, rollout[element.dataset.rollout]);
       }
       this.root.querySelector('[data-rollout="status_label"]').className = "tag " + rollout.colour;
+      for (const element of this.root.querySelectorAll("[data-when]")) {
+        element.hidden = element.dataset.when !== rollout.status;
+      }
       for (const part of this.root.querySelectorAll("[data-part]")) {
         part.style.flexGrow = sum(counts, part.dataset.part);
       }

@@ -1,0 +1,233 @@
+"""Firmware to many docks, from our process and from nginx: ``python -m benchmarks.delivery [MB] [clients]``.
+
+So many clients at 1 MB/s and one at 20 KB/s fetch one file in ranges and lose the line now and
+then; afterwards eight as fast as they can. First from our firmware process, with limits and
+accounting on, then the same clients from nginx, which sends the file as a static one. Every
+client checks what it has by its md5.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+
+import django
+
+django.setup()
+
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import docks
+from benchmarks.docks import Job, Outcome
+from config import env
+from demo import checks, ports
+from ota import delivery
+from ota.models import Download, FirmwarePackage
+from ota.states import TaskStatus
+from tests import servers
+from tests.make import make_rollout, make_task
+from tests.processes import Processes, Running, eventually
+
+MB = 1_000_000
+RATE, SLOW = MB, 20_000  # bytes a second
+FAST = 8  # clients without a limit
+ROUNDS = 3  # of them
+CORES = 2  # processes of clients
+
+
+class Place(NamedTuple):
+    """All that the benchmark starts, and the addresses of the file, one for each client."""
+
+    package: FirmwarePackage
+    content: Path
+    ours: list[str]
+    nginx: str
+    firmware: Running
+
+
+class Figure(NamedTuple):
+    """What the clients got in all, in bytes and seconds, and whether each has the right bytes."""
+
+    bytes: int
+    seconds: float
+    right: int
+    clients: int
+    cuts: int
+
+    @property
+    def rate(self) -> float:
+        return self.bytes / self.seconds / MB
+
+
+def measure(urls: list[str], place: Place, rates: list[int]) -> Figure:
+    size = place.package.size
+    # The slow one ends when the others must have ended.
+    seconds = 1.15 * size / RATE + 30 if all(rates) else 3600.0
+    limits = [size / RATE if rate == SLOW else seconds for rate in rates]
+    jobs = [
+        Job(url, size, rate, seed, limit)
+        for seed, (url, rate, limit) in enumerate(zip(urls, rates, limits, strict=True))
+    ]
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(docks.run, [[], []]))  # started before the time counts
+        began = time.monotonic()
+        outcomes = [
+            outcome
+            for part in pool.map(docks.run, [jobs[core::CORES] for core in range(CORES)])
+            for outcome in part
+        ]
+        took = time.monotonic() - began
+    right = sum(_is_right(outcome, place) for outcome in outcomes)
+    got, cuts = sum(one.got for one in outcomes), sum(one.cuts for one in outcomes)
+    return Figure(got, took, right, len(outcomes), cuts)
+
+
+def _is_right(outcome: Outcome, place: Place) -> bool:
+    if outcome.got == place.package.size:
+        return outcome.md5 == place.package.md5
+    with place.content.open("rb") as file:
+        found = hashlib.md5(file.read(outcome.got), usedforsecurity=False).hexdigest()
+    return outcome.md5 == found and 0 < outcome.got < place.package.size
+
+
+@contextmanager
+def everything(size: int, clients: int) -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(prefix="fleet-ota-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        for name in ("redis", "nginx"):
+            (path / name).mkdir()
+        redis = servers.redis(path / "redis").start()
+        package, content = make_file(path, size)
+        urls = [url_of(package) for _ in range(clients)]
+        static = f"location / {{ root {path}/media; }}"
+        nginx = servers.nginx(path / "nginx", static).start()
+        processes = Processes(_environment(path, redis.url), path, 0, ports.free())
+        settings.FIRMWARE_URL = f"http://{ports.HOST}:{processes.firmware_port}"
+        urls = [delivery_url(url) for url in urls]
+        try:
+            firmware = start(processes)
+            yield Place(package, content, urls, f"{nginx.url}/{package.file.name}", firmware)
+        finally:
+            connections.close_all()
+            processes.end_all()
+            nginx.end()
+            redis.end()
+
+
+def delivery_url(url: str) -> str:
+    return settings.FIRMWARE_URL + url[url.index("/firmware/") :]
+
+
+def _environment(path: Path, redis_url: str) -> dict[str, str]:
+    return {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "SECRET_KEY": settings.SECRET_KEY,
+        "DATABASE_URL": os.environ["DATABASE_URL"],
+        "REDIS_URL": redis_url,
+        "STORAGE_URL": f"file://{path}/media",
+        # Both limits are on, and too high to matter.
+        "FIRMWARE_BYTES_PER_SECOND": str(10**9),
+        "FIRMWARE_DOWNLOADS": "1000",
+    }
+
+
+def start(processes: Processes) -> Running:
+    """As it is deployed: without a log of requests."""
+    port = processes.firmware_port
+    command = [sys.executable, "-m", "uvicorn", "config.firmware:application", "--no-access-log"]
+    command += ["--host", ports.HOST, "--port", str(port)]
+    address = f"http://{ports.HOST}:{port}/healthz"
+    return processes.start("firmware", command, lambda _: checks.http_answers(address))
+
+
+def make_file(path: Path, size: int) -> tuple[FirmwarePackage, Path]:
+    """A package of so many random bytes in an empty database and an empty folder."""
+    os.environ["DATABASE_URL"] = f"sqlite:///{path}/fleet.sqlite3"
+    del connections["default"]
+    connections.settings["default"] = env.database("DATABASE_URL", "", path)
+    connections.settings = connections.configure_settings(connections.settings)
+    call_command("migrate", verbosity=0)
+    storage = env.storage("", f"file://{path}/media", path)
+    settings.STORAGES = settings.STORAGES | {"default": storage}
+    content, digest = (
+        path / "media" / "firmware" / "package.zip",
+        hashlib.md5(usedforsecurity=False),
+    )
+    content.parent.mkdir(parents=True)
+    with content.open("wb") as file:
+        for _ in range(size // MB):
+            digest.update(piece := os.urandom(MB))
+            file.write(piece)
+    package = FirmwarePackage.objects.create(
+        file="firmware/package.zip", file_name="package.zip", version="10.01.3205",
+        size=size, md5=digest.hexdigest(), sha256="0" * 64, state=FirmwarePackage.State.AVAILABLE,
+    )  # fmt: skip
+    return package, content
+
+
+def url_of(package: FirmwarePackage) -> str:
+    task = make_task(rollout=make_rollout(), status=TaskStatus.SENT, version=package.version)
+    return delivery.link(task.pk, package)
+
+
+def peak(process: Running) -> float:
+    """The most memory that a process had, in MB."""
+    pid = process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    texts = [Path(f"/proc/{one}/status").read_text() for one in [pid, *children]]
+    found = [int(number) for text in texts for number in re.findall(r"VmHWM:\s+(\d+) kB", text)]
+    return max(found) * 1024 / MB
+
+
+def main() -> None:
+    numbers = [int(word) for word in sys.argv[1:]]
+    megabytes, clients = (*numbers, *(700, 50)[len(numbers) :])
+    console = Console()
+    rates = [RATE] * clients + [SLOW]
+    with everything(megabytes * MB, max(clients + 1, FAST)) as place:
+        static = [place.nginx] * len(place.ours)
+        found: dict[str, dict[str, Figure]] = {}
+        for name, urls in (("ours", place.ours), ("nginx", static)):
+            figure = measure(urls[: len(rates)], place, rates)
+            found.setdefault(f"{clients} at 1 MB/s, one at 20 KB/s", {})[name] = figure
+        console.print(f"Memory of the firmware process with them: {peak(place.firmware):.0f} MB")
+        for number in range(ROUNDS):
+            for name, urls in (("ours", place.ours), ("nginx", static)):
+                figure = measure(urls[:FAST], place, [0] * FAST)
+                found.setdefault(f"{FAST} without a limit, round {number + 1}", {})[name] = figure
+        show(console, found)
+        console.print(f"Memory of the firmware process, peak: {peak(place.firmware):.0f} MB")
+        eventually(lambda: Download.objects.count() >= clients + 1, "the count of all downloads")
+        served = sum(Download.objects.values_list("bytes_served", flat=True)) / MB
+        taken = sum(figures["ours"].bytes for figures in found.values()) / MB
+        console.print(f"Counted to the tasks: {served:.0f} MB; the clients kept {taken:.0f} MB")
+
+
+def show(console: Console, found: dict[str, dict[str, Figure]]) -> None:
+    table = Table("Clients", "Ours MB/s", "nginx MB/s", "Ratio", "Right md5", "Cuts")
+    for words, figures in found.items():
+        ours, nginx = figures["ours"], figures["nginx"]
+        right = f"{ours.right} of {ours.clients}, {nginx.right} of {nginx.clients}"
+        ratio = f"{ours.rate / nginx.rate:.2f}"
+        cuts = f"{ours.cuts}, {nginx.cuts}"
+        table.add_row(words, f"{ours.rate:.1f}", f"{nginx.rate:.1f}", ratio, right, cuts)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
