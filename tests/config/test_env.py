@@ -33,6 +33,8 @@ WRONG = [
     ("LOG_FORMAT", "xml", "text or json"),
     ("FIRMWARE_LINK_HOURS", "soon", "a number from 0.001 to 168"),
     ("FIRMWARE_LINK_HOURS", "0", "a number from 0.001 to 168"),
+    ("FIRMWARE_ACCEL_PREFIX", "protected", "a path between slashes, such as /protected/"),
+    ("FIRMWARE_BYTES_PER_SECOND", "1.5", "a whole number from 0 to 1000000000"),
     ("OTA_SEND_ATTEMPTS", "11", "a number from 1 to 10"),
     ("OTA_SEND_ATTEMPTS", "1.5", "a whole number from 1 to 10"),
     ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),

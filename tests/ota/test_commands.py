@@ -246,6 +246,7 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
         "rate": 900,
         "result": 312704,
         "attempt": 1,
+        "no_show": False,
         "waits_for": [],
         "targets": [target],
     }
