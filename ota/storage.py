@@ -15,6 +15,7 @@ from django.core.files.storage import FileSystemStorage, storages
 FOLDER = "firmware"
 # A bucket is asked for this much at once, bytes.
 PIECE = 4 << 20
+PAGE = 1000  # names, the most that a bucket lists at once
 
 
 class FileMissing(Exception):
@@ -105,7 +106,9 @@ def listing() -> Iterator[Listed]:
         return
     client, place = object_of(FOLDER)
     prefix = f"{place['Key']}/"
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place["Bucket"], Prefix=prefix)
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=place["Bucket"], Prefix=prefix, PaginationConfig={"PageSize": PAGE}
+    )
     for page in pages:
         for found in page.get("Contents", []):
             name = f"{FOLDER}/{found['Key'].removeprefix(prefix)}"

@@ -156,12 +156,13 @@ def test_a_bucket_is_cleaned_page_by_page(
 ) -> None:
     run, package = Run(capsys), arrive(tmp_path)
     client, place = storage.object_of("firmware/left.zip")
-    for number in range(1005):  # a page has 1,000
+    monkeypatch.setattr(storage, "PAGE", 10)
+    for number in range(25):
         client.put_object(**place | {"Key": f"{place['Key']}-{number:04}"}, Body=b"left")
     default_storage.save("other/left.zip", ContentFile(b"not ours"))
     assert run.answer("clean_library")["removed"] == []
     monkeypatch.setattr(clean_library, "OLD_ENOUGH", dt.timedelta(0))
-    assert len(run.answer("clean_library")["removed"]) == 1005
+    assert len(run.answer("clean_library")["removed"]) == 25
     assert default_storage.exists("other/left.zip")
     assert [each.name for each in storage.listing()] == [package.file.name]
     storage.remove(str(package.file.name))
