@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -217,17 +216,32 @@ def processes(
     started.end_all()
 
 
+@pytest.fixture(scope="session")
+def session_s3(start_server: StartServer) -> servers.Server:
+    return start_server(servers.s3)
+
+
 @pytest.fixture
-def bucket(processes: Processes, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_server(session_s3: servers.Server) -> servers.Server:
+    """A running server of buckets, and it has none; a test may ``stop()`` and ``start()`` it."""
+    if not session_s3.is_alive:
+        session_s3.start()
+    servers.empty_s3(session_s3.url)
+    return session_s3
+
+
+@pytest.fixture
+def bucket(
+    s3_server: servers.Server,
+    processes: Processes,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
     """The storage of tests and processes is a bucket; this is the address of its server.
 
     Browsers may reach it as docs/deploy.md has it.
     """
-    url = f"http://{ports.HOST}:{ports.free()}"
-    command = [sys.executable, "-m", "moto.server", "-H", ports.HOST, "-p", url.rpartition(":")[2]]
-    # Without this moto opens itself to all browsers, and no bucket's rules count.
-    strict = {"MOTO_DISABLE_GLOBAL_CORS": "1"}
-    processes.start("s3", command, lambda process: "Running on" in process.output, strict)
+    url = s3_server.url
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     values = keys | {
         "AWS_DEFAULT_REGION": "us-east-1",

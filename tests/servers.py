@@ -5,9 +5,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 import redis as redis_client
@@ -80,6 +82,18 @@ def redis(folder: Path) -> Server:
 def empty_redis(url: str) -> None:
     with redis_client.Redis.from_url(url) as connection:
         connection.flushall()
+
+
+def s3(folder: Path) -> Server:
+    """A server of buckets that opens itself to browsers only where a bucket's own rules say so."""
+    url = f"http://{ports.HOST}:{ports.free()}"
+    command = ["env", "MOTO_DISABLE_GLOBAL_CORS=1", sys.executable, "-m", "moto.server"]
+    command += ["-H", ports.HOST, "-p", url.rpartition(":")[2]]
+    return Server("s3", command, folder, url, lambda url: checks.http_answers(f"{url}/moto-api/"))
+
+
+def empty_s3(url: str) -> None:
+    httpx.post(f"{url}/moto-api/reset").raise_for_status()
 
 
 def postgres(folder: Path) -> Server:

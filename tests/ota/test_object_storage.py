@@ -22,7 +22,7 @@ from ota.upgrades import issue
 from simulator.packages import SERIES, build
 from tests.calls import Run
 from tests.make import NEW, make_listening, make_model, make_task
-from tests.processes import Processes
+from tests.servers import Server
 
 pytestmark = [pytest.mark.services, pytest.mark.django_db(transaction=True)]
 
@@ -119,10 +119,10 @@ def test_an_object_that_is_gone_is_damage(bucket: str, tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_does_not_answer_damages_nothing(
-    bucket: str, tmp_path: Path, processes: Processes
+    bucket: str, tmp_path: Path, s3_server: Server
 ) -> None:
     package = arrive(tmp_path)
-    processes.running[-1].kill9()
+    s3_server.kill9()
     begun = time.monotonic()
     assert checks.check(timezone.now())
     assert time.monotonic() - begun < 15

@@ -32,7 +32,7 @@ from ota.states import PackageState
 from simulator.packages import build
 from tests.make import make_model
 from tests.people import log_in, queries, staff, text, told
-from tests.servers import program
+from tests.servers import Server, program
 
 pytestmark = pytest.mark.django_db
 
@@ -791,7 +791,7 @@ def test_bytes_for_a_bucket_are_not_taken_here(in_bucket: InBucket) -> None:
 
 
 @pytest.mark.services
-def test_a_bucket_that_is_away_is_told(in_bucket: InBucket, processes: Any) -> None:
-    processes.running[-1].kill9()
+def test_a_bucket_that_is_away_is_told(in_bucket: InBucket, s3_server: Server) -> None:
+    s3_server.kill9()
     answer = announce(in_bucket.client, len(in_bucket.content))
     assert (answer.status_code, "cannot be reached" in text(answer)) == (503, True)
