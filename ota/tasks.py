@@ -5,7 +5,10 @@ right.
 """
 
 import fcntl
+import hashlib
 import logging
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawValue
@@ -14,6 +17,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_shutting_down
+from django.conf import settings
 from django.utils import timezone
 
 from ota import checks, rollouts, uploads
@@ -76,12 +80,22 @@ def check_packages() -> None:
 def _alone_here() -> Iterator[bool]:
     """Whether nobody else on this machine reads a package; the other slots are for the docks.
 
-    The lock on this very file ends with its process, however that ends.
+    The lock ends with its process, however that ends.
     """
-    with Path(__file__).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    file = os.open(_lock(), os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(file)
+
+
+def _lock() -> Path:
+    """A file for each database: installations on one machine do not wait for each other."""
+    database = settings.DATABASES["default"]
+    place = "|".join(str(database.get(key, "")) for key in ("HOST", "PORT", "NAME"))
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"fleet-ota-{os.geteuid()}-{name}.lock")
