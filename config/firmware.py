@@ -43,12 +43,12 @@ from ota import delivery, storage  # noqa: E402
 from ota.delivery import BadLink, Download, LinkExpired  # noqa: E402
 from ota.models import FirmwarePackage, UpgradeTarget  # noqa: E402
 from ota.states import PackageState, TaskStatus  # noqa: E402
-from ota.storage import FileMissing  # noqa: E402
+from ota.storage import FileMissing, StorageAway  # noqa: E402
 from ota.upgrades import files  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-_TOKEN = re.compile(r"/firmware/[^/]+/")
+_TOKEN = re.compile(r"/firmware/[^/?]+")
 GRACE = 5.0  # s that files under way have when the process is to end
 ZIP = "application/zip"
 # The dock follows at once, and asks here again for what it misses.
@@ -111,6 +111,9 @@ async def _look_up(token: str) -> Allowed | Response:
         return PlainTextResponse("This package's file is missing.\n", 404)
     except NotNow:
         return _later("This package is being checked, try again soon.\n", "30")
+    except StorageAway as error:
+        logger.warning("the storage of the packages does not answer: %s", error)
+        return _later("Try again soon.\n", "10")
     except (DatabaseError, InterfaceError) as error:
         logger.warning("the database does not answer: %s", error)
         return _later("Try again soon.\n", "10")
@@ -128,6 +131,7 @@ def _find(download: Download) -> Allowed:
         Forbidden: the task has ended, the package is not offered, or they have nothing in common.
         Missing: there is no such file any more.
         NotNow: it is being checked whether the file is right.
+        StorageAway: the folder of the packages cannot be read now.
     """
     targets = UpgradeTarget.objects.filter(task=download.task_id, package=download.package_id)
     target = targets.select_related("task", "package").first()
@@ -148,9 +152,10 @@ def _file(download: Download, package: FirmwarePackage) -> Allowed:
     """Hands out only what is as it was when its bytes were last known to be right."""
     path = storage.path(str(package.file.name))
     try:
-        found = storage.stat(str(package.file.name))
-        changed_at = path.stat().st_mtime
-    except (OSError, FileMissing) as error:
+        with storage.reached():
+            found = storage.stat(str(package.file.name))
+            changed_at = path.stat().st_mtime
+    except FileMissing as error:
         logger.error("the file of %s cannot be read: %r", package, error)  # noqa: TRY400
         files.look([package], timezone.now())
         raise Missing from error
@@ -205,6 +210,9 @@ async def _send_file(
     download, limits = allowed.download, pace.current()
     who = f"{download.task_id}-{download.package_id}"
     if not await limits.places.enter(who):
+        # No try, but the dock has come: nobody has to look for what keeps it away.
+        tally.note(download, has_rate=False)
+        tally.hurry()
         refusal = _later("Too many downloads at once, try again soon.\n", pace.retry_after())
         await refusal(request.scope, request.receive, send)
         return
@@ -310,7 +318,7 @@ def _mask_token(record: logging.LogRecord) -> bool:
     """Whoever reads a log must not be able to fetch what it names."""
     if isinstance(record.args, tuple):
         record.args = tuple(
-            _TOKEN.sub("/firmware/***/", each) if isinstance(each, str) else each
+            _TOKEN.sub("/firmware/***", each) if isinstance(each, str) else each
             for each in record.args
         )
     return True

@@ -28,6 +28,9 @@ LEASE = 30.0  # s after which the place of a killed process is free
 RENEW = 10.0  # s
 # A dock that fetches in pieces keeps its place between two of them.
 LINGER = 5.0  # s
+# For one dock and package in a process. Each may hold half a megabyte; a dock on a bad link leaves
+# some behind that nobody takes any more, until they are given up.
+MOST_ANSWERS = 64
 ANSWER_TIME = 1.0  # s
 ASK_AGAIN = 5.0  # s, while Redis is away
 
@@ -138,7 +141,8 @@ class Throttle:
 class Places:
     """At most ``limit`` docks download at once; 0 is no limit.
 
-    A place is a dock's and a package's, not a connection's: several ranges at once need one.
+    A place is a dock's and a package's, not a connection's: several ranges at once need one. Too
+    many of them are refused even so, or one dock could take all memory.
     """
 
     def __init__(self, shared: Shared, limit: int) -> None:
@@ -150,26 +154,34 @@ class Places:
 
     async def enter(self, who: str) -> bool:
         """Takes a place, or says that there is none."""
-        if not self._limit:
-            return True
-        if not await self._hold(who, LEASE):
+        if self._open.get(who, 0) >= MOST_ANSWERS:
             return False
         self._open[who] = self._open.get(who, 0) + 1
-        if self._renewing is None or self._renewing.done():
+        is_in = False
+        try:
+            is_in = not self._limit or await self._hold(who, LEASE)
+        finally:
+            if not is_in:
+                self._end(who)
+        if self._limit and is_in and (self._renewing is None or self._renewing.done()):
             self._renewing = asyncio.create_task(self._renew())
-        return True
+        return is_in
 
     async def leave(self, who: str, *, for_good: bool) -> None:
         """Ends an answer; the place is free at once, or if the dock does not come back soon."""
-        if not self._limit:
+        if self._end(who) or not self._limit:
             return
-        self._open[who] -= 1
-        if self._open[who]:
-            return
-        del self._open[who]
         if not self._open and self._renewing:
             self._renewing.cancel()
         await self._hold(who, 0 if for_good else LINGER)
+
+    def _end(self, who: str) -> bool:
+        """Whether other answers of the same place are under way."""
+        self._open[who] -= 1
+        if self._open[who]:
+            return True
+        del self._open[who]
+        return False
 
     async def _hold(self, who: str, seconds: float) -> bool:
         alone = self._hold_alone(who, seconds)

@@ -169,9 +169,9 @@ def _settle(claim: _Claim, found: _Found, now: dt.datetime) -> None:
         if known := twin.first():
             _give_way(package, known, now)
             return
-        is_new = package.sha256 is None
         package.md5, package.sha256 = found.bytes.md5, found.bytes.sha256
-        if is_new:
+        # While something was wrong with it, another one may have got its place.
+        if package.state == PackageState.CHECKING:
             refuse_clash(package, models)
         _confirm(claim, found, now)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from django.conf import settings
+from django.db import transaction
 from django.template.defaultfilters import filesizeformat
 
 from mqtt_bridge import bulk
@@ -31,6 +32,7 @@ class Change(NamedTuple):
     last_at: dt.datetime
 
 
+@transaction.atomic  # all or nothing: what could not be written is added once more later
 def record(changes: Iterable[Change]) -> list[tuple[int, int]]:
     """Adds the changes to what is known; three statements at most, whatever their number.
 

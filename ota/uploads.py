@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import QuerySet
 from django.template.defaultfilters import filesizeformat
 
 from ota import multipart, storage
@@ -176,22 +177,29 @@ def finish(upload: Upload, now: dt.datetime) -> None:
 
 def drop(upload: Upload) -> None:
     """Forgets an upload with what has arrived of it; not once it has become a package."""
+    _drop(upload, Upload.objects.all())
+
+
+def _drop(upload: Upload, among: QuerySet[Upload]) -> bool:
+    """Whether it was still among those, and is forgotten."""
+    with transaction.atomic():
+        # Who deletes the row owns the file: it may be a package's by now.
+        if not among.filter(pk=upload.pk).delete()[0]:
+            return False
+        # Nobody but the row knows of the parts: it stays while the bucket is away.
+        if upload.multipart_id:
+            multipart.give_up(upload.key, upload.multipart_id)
     _digests.pop(upload.pk, None)
-    # Who deletes the row owns the file: it may be a package's by now.
-    if not Upload.objects.filter(pk=upload.pk).delete()[0]:
-        return
-    if upload.multipart_id:
-        multipart.give_up(upload.key, upload.multipart_id)
     storage.remove(upload.key)
+    return True
 
 
 def expire(now: dt.datetime) -> list[Upload]:
     """Drops the uploads to which nothing came for ``UPLOAD_DAYS``, and returns them."""
     idle = now - dt.timedelta(days=settings.UPLOAD_DAYS)
-    expired = list(Upload.objects.filter(changed_at__lt=idle))
-    for upload in expired:
-        drop(upload)
-    return expired
+    # Asked again for each: its owner may have come back meanwhile.
+    expired = Upload.objects.filter(changed_at__lt=idle)
+    return [upload for upload in list(expired) if _drop(upload, expired)]
 
 
 def expires_at(upload: Upload) -> dt.datetime:

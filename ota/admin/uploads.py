@@ -225,7 +225,7 @@ def finish(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _json(request: HttpRequest) -> dict[str, Any]:
     try:
         told = json.loads(request.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Malformed("The body must be a JSON object.") from error
     if request.method != "POST" or not isinstance(told, dict):
         raise Malformed("A JSON object must be sent with POST.")

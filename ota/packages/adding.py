@@ -2,6 +2,8 @@
 
 import datetime as dt
 import hashlib
+import os
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,6 +65,7 @@ def add(
     except FileNotFoundError as error:
         raise PackageRefused(f"{name} is not there. Check the path.") from error
     with file:
+        changed_at = _changed_at(file)
         told = zips.inspect(file, name)
         found = fingerprint(file, on_bytes)
         if known := FirmwarePackage.objects.filter(sha256=found.sha256).first():
@@ -75,7 +78,7 @@ def add(
         package.state = PackageState.DRAFT if draft else PackageState.AVAILABLE
         package.verified_at = timezone.now()
         refuse_clash(package, facts.models)
-        return _store(file, package, facts.models, on_bytes)
+        return _store(file, changed_at, package, facts.models, on_bytes)
 
 
 def add_upload(upload: Upload, given: Given, user: User | None) -> tuple[FirmwarePackage, bool]:
@@ -171,18 +174,27 @@ def _package(name: str, facts: Facts, given: Given, user: User | None) -> Firmwa
     )
 
 
+def _changed_at(file: BinaryIO) -> int:
+    """When somebody last wrote to a file of this machine, nanoseconds."""
+    return os.fstat(file.fileno()).st_mtime_ns
+
+
 def _store(
     file: BinaryIO,
+    changed_at: int,
     package: FirmwarePackage,
     models: Sequence[DeviceModel],
     on_bytes: Callable[[int], None] | None,
 ) -> tuple[FirmwarePackage, bool]:
-    """The copy and the row; without the row the copy goes too."""
+    """The copy and the row; without the row the copy goes too.
+
+    What was written to the file since ``changed_at`` may be in the copy, and was not checked.
+    """
     with ExitStack() as undo:
         package.file.name = _copy(file, package)
         undo.callback(default_storage.delete, package.file.name)
         found = storage.stat(package.file.name)
-        if found.size != package.size:
+        if found.size != package.size or _changed_at(file) != changed_at:
             raise PackageRefused(f"{package.file_name} changed while it was read. Try again.")
         package.stamp = found.stamp
         try:
@@ -196,9 +208,12 @@ def _store(
 
 
 def _copy(file: BinaryIO, package: FirmwarePackage) -> str:
-    """The name in the storage: ours, because the vendor's may be anything."""
+    """The name in the storage: ours, because the vendor's may be anything.
+
+    Nobody else gets it, not even for the same bytes: who loses that race deletes his own copy.
+    """
     file.seek(0)
-    name: str = default_storage.save(f"{storage.FOLDER}/{package.sha256}.zip", File(file))
+    name: str = default_storage.save(f"{storage.FOLDER}/{uuid.uuid4()}.zip", File(file))
     return name
 
 

@@ -190,6 +190,21 @@ def test_other_bytes_of_a_version_that_is_there_are_not_offered(
     assert "Withdraw that one first" in fresh(other).problem
 
 
+def test_what_failed_and_was_mended_does_not_take_a_place_that_another_zip_has_got(
+    zip_path: Path, tmp_path: Path
+) -> None:
+    broken = arrive(zip_path, sha256=hashlib.sha256(zip_path.read_bytes()).hexdigest())
+    change_a_byte(broken)
+    check()
+    (tmp_path / "other").mkdir()
+    other = build(tmp_path / "other", "DOCK2", NEW, DAY, 120_000)
+    packages.add(other, models=["3-2-0"])
+    packages.add(zip_path, models=["3-2-0"])
+    check()
+    assert fresh(broken).state == PackageState.DRAFT
+    assert "Withdraw that one first" in fresh(broken).problem
+
+
 # The same bytes again
 
 

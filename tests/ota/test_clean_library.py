@@ -64,6 +64,13 @@ def test_a_file_that_nobody_owns_goes(run: Run) -> None:
     assert file_of(package).exists()
 
 
+def test_a_database_that_knows_no_package_removes_none(run: Run) -> None:
+    left = write("firmware/left.zip")
+    code, told = refusal("clean_library")
+    assert (code, "DATABASE_URL" in told) == (2, True)
+    assert left.exists()
+
+
 def test_a_dry_run_removes_nothing(run: Run) -> None:
     left = write("firmware/left.zip")
     told = run.answer("clean_library", "--dry-run")
@@ -78,6 +85,7 @@ def test_a_file_that_may_be_on_its_way_in_stays(run: Run) -> None:
 
 
 def test_nothing_outside_of_its_folder_is_touched(run: Run) -> None:
+    make_package()
     other = write("other/left.zip")
     write("firmware/left.zip")
     link = storage.path("firmware/link.zip")
@@ -135,6 +143,7 @@ def test_a_library_that_was_never_used_is_clean(run: Run) -> None:
 
 
 def test_people_get_tables(run: Run) -> None:
+    make_package()
     write("firmware/left.zip", size=3000)
     assert run("clean_library") == 0
     assert "firmware/left.zip  2.9" in run.out.replace("\xa0", " ")

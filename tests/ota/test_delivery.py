@@ -150,6 +150,18 @@ def test_a_file_that_is_gone_is_not_found_and_is_looked_into(
     assert state(package) == PackageState.CHECKING
 
 
+def test_a_dock_is_asked_to_come_back_while_the_folder_of_packages_is_away(
+    path: str, package: FirmwarePackage
+) -> None:
+    folder = Path(package.file.path).parent
+    away = folder.rename(folder.with_name("away"))
+    answer = ask(path)
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "10")
+    assert state(package) == PackageState.AVAILABLE
+    away.rename(folder)
+    assert ask(path).status_code == 200
+
+
 def test_a_file_that_was_cut_off_is_not_handed_out(path: str, package: FirmwarePackage) -> None:
     Path(package.file.path).write_bytes(CONTENT[:-1])
     assert ask(path).status_code == 404
@@ -234,6 +246,8 @@ def test_links_are_not_logged(running: Running) -> None:
     address = address_of(CONTENT)
     httpx.get(address)
     running.wait_for_line("GET /firmware/***/")
+    httpx.get(address.rpartition("/")[0])  # cut off before the name
+    running.wait_for_line("GET /firmware/*** ")
     assert address.split("/")[4] not in running.output
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from django.db import OperationalError, connection
+from django.db import DataError, OperationalError, connection
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -22,7 +22,7 @@ from ota.downloads import Change
 from ota.models import Download, FirmwarePackage, UpgradeTask
 from ota.states import PackageState, TaskStatus
 from tests.fetching import CONTENT, address_of, ask, path_of, store
-from tests.make import make_dock, make_package, make_rollout, make_task
+from tests.make import make_dock, make_package, make_rollout, make_target, make_task
 from tests.people import queries, staff, text
 from tests.processes import Processes, eventually
 
@@ -70,6 +70,17 @@ def test_a_request_is_counted(path: str, tally: Tally) -> None:
     assert (found.requests, found.bytes_served, found.last_offset) == (1, 200_000, 200_000)
     assert found.rate
     assert found.rate > 0
+
+
+def test_what_cannot_be_written_whole_is_not_written_in_part(
+    task: UpgradeTask, package: FirmwarePackage
+) -> None:
+    other = make_package("14.03.0915")
+    make_target(task, make_dock(), other)
+    found = [change(task, package), change(task, other, last_offset=None, rate=2**70)]
+    with pytest.raises((OverflowError, DataError)):
+        downloads.record(found)
+    assert not Download.objects.exists()
 
 
 def test_requests_add_up(path: str, tally: Tally) -> None:

@@ -1,8 +1,10 @@
 """Packages in a bucket: stored there, and fetched there by the dock itself."""
 
 import datetime as dt
+import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.files.base import ContentFile, File
 from django.core.files.storage import default_storage
+from django.db import connection
 from django.utils import timezone
+from storages.backends.s3 import S3Storage
 
 from ota import checks, delivery, packages, storage
 from ota.management.commands import clean_library
@@ -69,6 +73,31 @@ def test_a_dock_fetches_ranges_straight_from_the_bucket(
     answer = httpx.get(link, headers={"Range": "bytes=1000-1999"})
     assert answer.status_code == 206
     assert answer.content == path.read_bytes()[1000:2000]
+
+
+def test_two_who_add_the_same_bytes_to_a_bucket_at_once_leave_its_file_there(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("3-2-0")
+    path = build(tmp_path, "DOCK2", NEW, DAY, 300_000)
+    both, save = threading.Barrier(2), S3Storage._save
+
+    def save_together(self: S3Storage, name: str, content: File[bytes]) -> str:
+        both.wait(20)  # for each of them nothing has this name yet
+        return str(save(self, name, content))
+
+    def add(_: int) -> bool:
+        try:
+            return packages.add(path, models=["3-2-0"])[1]
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(S3Storage, "_save", save_together)
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(add, range(2))) == [False, True]
+    package = FirmwarePackage.objects.get()
+    assert [file.name for file in storage.listing()] == [package.file.name]
+    assert bytes_of(package) == path.read_bytes()
 
 
 def test_an_upload_in_a_bucket_is_read_before_it_is_offered(bucket: str, tmp_path: Path) -> None:

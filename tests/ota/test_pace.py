@@ -102,6 +102,15 @@ async def test_without_a_limit_nobody_waits_and_redis_is_not_asked() -> None:
     assert throttle.piece(1000) == 1000
 
 
+async def test_one_dock_gets_a_bounded_number_of_answers_at_once() -> None:
+    places = Places(Shared(NOWHERE), 0)
+    found = [await places.enter("a") for _ in range(1000)]
+    assert (found.count(True), found[-1]) == (pace.MOST_ANSWERS, False)
+    assert await places.enter("b")
+    await places.leave("a", for_good=False)
+    assert await places.enter("a")
+
+
 async def test_while_redis_is_away_a_process_keeps_the_limits_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -196,7 +205,9 @@ pytest_database = pytest.mark.django_db(transaction=True)
 
 
 @pytest_database
-def test_a_dock_too_many_is_asked_to_come_back_and_that_is_no_try(processes: Processes) -> None:
+def test_a_dock_too_many_is_asked_to_come_back_and_that_is_no_try_but_it_has_come(
+    processes: Processes,
+) -> None:
     processes.firmware(FIRMWARE_DOWNLOADS="1")
     first, second = address_of(bytes(50_000_000)), address_of()
     with httpx.stream("GET", first) as answer:
@@ -204,8 +215,8 @@ def test_a_dock_too_many_is_asked_to_come_back_and_that_is_no_try(processes: Pro
         refused = httpx.get(second)
     assert refused.status_code == 503
     assert 5 <= int(refused.headers["retry-after"]) <= 15
-    eventually(Download.objects.exists, "a count")
-    assert Download.objects.count() == 1
+    eventually(lambda: Download.objects.count() == 2, "a count")
+    assert Download.objects.filter(requests=0, bytes_served=0).count() == 1
     eventually(lambda: httpx.get(second).status_code == 200, "a free place")
 
 

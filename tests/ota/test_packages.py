@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -232,7 +234,7 @@ def test_a_draft_is_not_offered_yet(dock2: Path) -> None:
 
 def test_the_stored_name_is_ours_and_the_vendors_is_kept(dock2: Path) -> None:
     package = add(dock2, file_name="Vendor (1) ü.zip")
-    assert package.file.name == f"firmware/{package.sha256}.zip"
+    assert re.fullmatch(r"firmware/[0-9a-f-]{36}\.zip", str(package.file.name))
     assert package.file_name == "Vendor (1) ü.zip"
 
 
@@ -254,6 +256,24 @@ def test_two_who_add_the_same_bytes_at_once_get_one_package(dock2: Path, storage
     with ThreadPoolExecutor(4) as threads:
         assert sorted(threads.map(add_once, range(4))) == [False, False, False, True]
     assert FirmwarePackage.objects.count() == len(list(storage.rglob("*.zip"))) == 1
+
+
+def test_a_file_that_changes_while_it_is_added_is_refused_and_nothing_is_kept(
+    dock2: Path, storage: Path
+) -> None:
+    size, read = dock2.stat().st_size, 0
+    os.utime(dock2, (0, 0))
+
+    def damage(count: int) -> None:
+        nonlocal read
+        read += count
+        if read > size:  # its hashes are known, and the copy is still to be made
+            with dock2.open("r+b") as file:
+                file.write(b"PK\x03\x05")
+
+    with pytest.raises(PackageRefused, match="changed while it was read"):
+        packages.add(dock2, models=["3-2-0"], on_bytes=damage)
+    assert not list(storage.rglob("*.zip"))
 
 
 @pytest.mark.parametrize(

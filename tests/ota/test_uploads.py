@@ -18,6 +18,7 @@ import pytest
 import time_machine
 from django.contrib.auth.models import User
 from django.db import connection
+from django.db.models.signals import post_delete
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -376,6 +377,25 @@ def test_an_upload_that_nobody_goes_on_with_expires(
     assert Upload.objects.count() == 1
 
 
+def test_an_upload_whose_owner_comes_back_while_others_expire_is_kept(
+    administrator: Client,
+) -> None:
+    for name in ("first", "second"):
+        created(administrator, 100, modified=name)
+    now = timezone.now()
+    Upload.objects.update(changed_at=now - dt.timedelta(days=8))
+
+    def come_back(**_: object) -> None:
+        Upload.objects.update(changed_at=now)
+
+    post_delete.connect(come_back, sender=Upload)
+    try:
+        assert len(uploads.expire(now)) == 1
+    finally:
+        post_delete.disconnect(come_back, sender=Upload)
+    assert storage.path(Upload.objects.get().key).exists()
+
+
 def test_the_clock_forgets_what_has_expired(
     administrator: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -706,6 +726,15 @@ def test_bytes_that_went_to_the_bucket_become_a_package(in_bucket: InBucket) -> 
 
 
 @pytest.mark.services
+def test_what_cannot_be_read_is_not_signed(in_bucket: InBucket) -> None:
+    for body in ("no json", "[" * 200_000, "[]"):
+        answer = in_bucket.client.post(
+            in_bucket.bucket["sign"], body, content_type="application/json"
+        )
+        assert answer.status_code == 400
+
+
+@pytest.mark.services
 def test_a_part_of_another_upload_is_not_signed(in_bucket: InBucket) -> None:
     for wrong in ({"key": "library/firmware/other.zip"}, {"uploadId": "other"}):
         assert in_bucket.sign(method="PUT", partNumber=1, **wrong).status_code == 403
@@ -788,6 +817,15 @@ def test_an_upload_whose_parts_the_bucket_has_forgotten_starts_anew(
 @pytest.mark.services
 def test_bytes_for_a_bucket_are_not_taken_here(in_bucket: InBucket) -> None:
     assert send(in_bucket.client, in_bucket.way["url"], 0, b"1").status_code == 409
+
+
+@pytest.mark.services
+def test_an_upload_that_is_given_up_while_the_bucket_is_away_is_not_forgotten(
+    in_bucket: InBucket, s3_server: Server
+) -> None:
+    s3_server.kill9()
+    assert in_bucket.client.delete(in_bucket.way["url"], headers=TUS).status_code == 503
+    assert Upload.objects.get().multipart_id
 
 
 @pytest.mark.services

@@ -8,7 +8,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from rich.console import RenderableType
 
-from fleet.terminal import AnsweringCommand, not_as_asked, table
+from fleet.terminal import AnsweringCommand, not_as_asked, table, wrong_call
 from ota import storage, uploads
 from ota.models import FirmwarePackage, Upload
 from ota.storage import FileMissing, Listed, StorageAway
@@ -41,6 +41,15 @@ class Command(AnsweringCommand):
             not_as_asked("The files of some packages are gone. Add their zips again.")
 
 
+def _refuse_all(removed: list[Listed]) -> None:
+    """A database that knows nothing is more likely the wrong one than an empty library."""
+    if removed and not FirmwarePackage.objects.exists():
+        wrong_call(
+            f"The database knows no package, and {len(removed)} files would go. Look at "
+            "DATABASE_URL; --dry-run shows the files."
+        )
+
+
 def _clean(now: dt.datetime, *, is_dry: bool) -> Document:
     idle = [upload for upload in Upload.objects.all() if uploads.expires_at(upload) < now]
     expired = [Listed(upload.key, upload.offset, upload.changed_at) for upload in idle]
@@ -52,6 +61,7 @@ def _clean(now: dt.datetime, *, is_dry: bool) -> Document:
     found = list(storage.listing())
     removed = [file for file in found if _is_left_over(file, now)]
     if not is_dry:
+        _refuse_all(removed)
         for file in removed:
             storage.remove(file.name)
     listed = {file.name for file in found}
