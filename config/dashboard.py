@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -16,7 +16,7 @@ from fleet.models import Device, DeviceModel, Organization
 from mqtt_bridge.models import FailedMessage
 from ota import needs, states
 from ota.admin.device_filters import ANY, NEEDS, WANTING
-from ota.models import FirmwarePackage, ForeignUpgrade, Rollout, UpgradeTask
+from ota.models import FirmwarePackage, ForeignUpgrade, Rollout, UpgradeTask, Wave
 from ota.needs import Combination, Need
 from ota.states import TaskStatus
 
@@ -239,7 +239,8 @@ def _tasks(statuses: Any, **filters: str) -> str:
 def _attention(request: HttpRequest, found: dict[str, Any], now: dt.datetime) -> list[Tile]:
     user, since = request.user, now - RECENT
     moment = f"{since:%Y-%m-%dT%H:%M:%SZ}"
-    tiles = [
+    tiles = _undecided() if user.has_perm("ota.view_rollout") else []
+    tiles += [
         Tile(
             f"upgrades {TaskStatus(status).label.lower()} in the last {RECENT.days} days",
             count,
@@ -259,6 +260,39 @@ def _attention(request: HttpRequest, found: dict[str, Any], now: dt.datetime) ->
     unclaimed = found.get("unclaimed", 0)
     tiles.append(Tile("unclaimed devices", unclaimed, _devices(claimed="no"), "warning"))
     return [tile for tile in tiles if tile.number]
+
+
+def _undecided() -> list[Tile]:
+    """What waits for somebody's decision; three queries."""
+    failed = UpgradeTask.objects.needing_attention().count()
+    gate = Wave.objects.filter(
+        rollout=OuterRef("rollout"), number=OuterRef("number") - 1, met_at__isnull=False
+    )
+    running = {"rollout__status": Rollout.Status.RUNNING, "rollout__asks_between_waves": True}
+    stopped = Wave.objects.filter(Exists(gate), opened_at=None, **running)
+    clicks = stopped.values_list("rollout", flat=True).distinct()
+    approvals = Rollout.objects.filter(status=Rollout.Status.NEEDS_APPROVAL)
+    return [
+        _waiting_rollouts(
+            "waiting for approval", approvals.values_list("pk", flat=True), "needs_approval"
+        ),
+        _waiting_rollouts("waiting for a click to open the next wave", clicks, "running"),
+        Tile(
+            "failed upgrades to retry or dismiss",
+            failed,
+            _tasks(states.UNSUCCESSFUL, resolved_at__isnull="1"),
+            "danger",
+        ),
+    ]
+
+
+def _waiting_rollouts(what: str, found: "QuerySet[Any, int]", status: str) -> Tile:
+    """Leads to the one, or to the list where there are more."""
+    pks = list(found)
+    url = _list("ota_rollout", status__exact=status)
+    if len(pks) == 1:
+        url = reverse("admin:ota_rollout_change", args=pks)
+    return Tile(f"rollouts {what}", len(pks), url, "warning")
 
 
 # Before the first device

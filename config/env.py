@@ -10,6 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 import environ
 from botocore.config import Config
 
+_MAIL_SCHEMES = {"smtp", "smtp+tls", "smtp+ssl", "consolemail"}
+_MAIL_PORTS = {"smtp+tls": 587, "smtp+ssl": 465}
 _WORDS = {"1": True, "true": True, "yes": True, "on": True}
 _WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -188,3 +190,18 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
             ),
         },
     }
+
+
+def email(name: str) -> dict[str, Any]:
+    """Django's settings of its mail server; where the variable is empty nothing is sent."""
+    value = text(name)
+    if not value:
+        return {"EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend"}
+    parts = split(name, value)
+    expected = (
+        "smtp://host:25, smtp+tls://user:password@host:587 or smtp+ssl://user:password@host:465"
+    )
+    if parts.scheme not in _MAIL_SCHEMES or not (parts.hostname or parts.scheme == "consolemail"):
+        wrong(name, value, expected)
+    entry: dict[str, Any] = environ.Env.email_url_config(value)
+    return entry | {"EMAIL_PORT": parts.port or _MAIL_PORTS.get(parts.scheme, 25)}

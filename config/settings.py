@@ -143,6 +143,10 @@ CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = {
     "advance": {"task": "ota.tasks.advance", "schedule": 1.0, "options": {"expires": 10}},
     "presence": {"task": "fleet.tasks.mark_silent", "schedule": 5.0, "options": {"expires": 10}},
+    "tell": {"task": "ota.tasks.tell", "schedule": 3.0, "options": {"expires": 10}},
+    "mail": {"task": "ota.tasks.mail", "schedule": 10.0, "options": {"expires": 10}},
+    "deliver": {"task": "ota.tasks.deliver", "schedule": 5.0, "options": {"expires": 10}},
+    "forget_news": {"task": "ota.tasks.forget_news", "schedule": 3600.0},
     "packages": {"task": "ota.tasks.check_packages", "schedule": 5.0, "options": {"expires": 10}},
     "expire_uploads": {
         "task": "ota.tasks.expire_uploads",
@@ -175,8 +179,27 @@ STALL_TIME = env.number("OTA_STALL_SECONDS", 20 * 60, least=1)
 HARD_LIMIT = env.number("OTA_HARD_LIMIT_SECONDS", 90 * 60, least=1)
 VERIFY_TIME = env.number("OTA_VERIFY_SECONDS", 15 * 60, least=1)
 SEND_ATTEMPTS = env.integer("OTA_SEND_ATTEMPTS", 2, least=1, most=10)
-RECHECK_HOURS = env.number("RECHECK_HOURS", 24, most=24 * 365)
+RETRIES = env.integer("OTA_RETRIES", 2, least=0, most=100)
+RETRY_PAUSE = env.number("OTA_RETRY_PAUSE_SECONDS", 5 * 60, least=1)
+WAIT_RETRIES = env.integer("OTA_WAIT_RETRIES", 8, least=0, most=100)
+WAIT_PAUSE = env.number("OTA_WAIT_PAUSE_SECONDS", 60, least=1)
+SYSTEM_LIMIT_IN_FLIGHT = env.integer("SYSTEM_LIMIT_IN_FLIGHT", 0, least=0, most=1_000_000)
 LIMIT_IN_FLIGHT = env.integer("ROLLOUT_LIMIT_IN_FLIGHT", 20, least=1, most=100_000)
+
+# Without a mail server no e-mail is made.
+_MAIL = env.email("EMAIL_URL")
+SENDS_EMAIL = bool(env.text("EMAIL_URL"))
+EMAIL_BACKEND = _MAIL["EMAIL_BACKEND"]
+EMAIL_HOST = _MAIL.get("EMAIL_HOST") or "localhost"
+EMAIL_PORT = _MAIL.get("EMAIL_PORT", 25)
+EMAIL_HOST_USER = _MAIL.get("EMAIL_HOST_USER") or ""
+EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
+EMAIL_USE_TLS = _MAIL.get("EMAIL_USE_TLS", False)
+EMAIL_USE_SSL = _MAIL.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10  # s
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"fleet-ota@{urlsplit(PUBLIC_URL).hostname}")
+WEBHOOK_ALLOW_PRIVATE = env.flag("WEBHOOK_ALLOW_PRIVATE", False)
+RECHECK_HOURS = env.number("RECHECK_HOURS", 24, most=24 * 365)
 
 # Packages on their way out. 0: no limit.
 FIRMWARE_BYTES_PER_SECOND = env.integer("FIRMWARE_BYTES_PER_SECOND", 0, least=0, most=10**9)
@@ -218,7 +241,8 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "config.dashboard.context",
-    "STYLES": [lambda request: static("ota/console.css")],
+    "STYLES": [lambda request: static("ota/console.css"), lambda request: static("ota/bell.css")],
+    "SCRIPTS": [lambda request: static("ota/bell.js")],
     # A blue, so that red, orange and green keep their meaning.
     "COLORS": {
         "primary": {
@@ -258,6 +282,7 @@ UNFOLD = {
                     _page("Packages", "inventory_2", "ota.firmwarepackage"),
                     _page("Product codes", "tag", "ota.productcode"),
                     _page("Rollouts", "rocket_launch", "ota.rollout"),
+                    _page("Rollout policies", "policy", "ota.organizationpolicy"),
                     _page("Upgrade tasks", "task", "ota.upgradetask"),
                     _page("Foreign upgrades", "warning", "ota.foreignupgrade"),
                 ],
@@ -266,6 +291,8 @@ UNFOLD = {
                 "title": "Operation",
                 "items": [
                     _page("Failed messages", "report", "mqtt_bridge.failedmessage"),
+                    _page("Webhooks", "webhook", "ota.webhook"),
+                    _page("Webhook deliveries", "outbox", "ota.webhookdelivery"),
                     _page("Bridges", "cable", "mqtt_bridge.bridgesession"),
                     _page("Users", "person", "auth.user"),
                     _page("Groups", "group", "auth.group"),

@@ -7,15 +7,14 @@ from urllib.parse import urlsplit
 import redis
 from django.conf import settings
 from django.core.cache import cache
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Subquery
 from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.celery import app
 from mqtt_bridge.models import BridgeSession
-from ota import rollouts
-from ota.models import FirmwarePackage, PackageEvent, Rollout
+from ota.models import FirmwarePackage, PackageEvent, Rollout, RolloutEvent
 from ota.states import PackageState
 
 MOST = 3  # of one kind
@@ -116,8 +115,11 @@ def _damaged() -> list[Warning]:
 
 def _paused() -> list[Warning]:
     """By the system; what people pause they know."""
+    kinds = [RolloutEvent.Kind.PAUSED, RolloutEvent.Kind.STOPPED]
+    pauses = RolloutEvent.objects.filter(rollout=OuterRef("pk"), kind__in=kinds).order_by("-pk")
     paused = Rollout.objects.filter(status=Rollout.Status.PAUSED).order_by("pk")
-    by_us = paused.exclude(pause_reason__startswith=rollouts.BY_PERSON)[: MOST + 1]
+    last = paused.annotate(last=Subquery(pauses.values("kind")[:1]))
+    by_us = last.filter(last=RolloutEvent.Kind.STOPPED)[: MOST + 1]
     found = [
         Warning(
             f"Rollout {rollout} is paused: {rollout.pause_reason}",

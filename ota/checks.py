@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from fleet.models import DeviceModel
 from mqtt_bridge import metrics
-from ota import rollouts, storage, zips
+from ota import notices, rollouts, storage, zips
 from ota.models import FirmwarePackage
 from ota.packages import changes
 from ota.packages.adding import Fingerprint, fingerprint
@@ -218,8 +218,10 @@ def _refuse(claim: _Claim, problem: str, now: dt.datetime) -> None:
         if not claim.rows().update(**fields):
             return
         changes.note(package, now, f"not as it should be: {problem}")
+        if was_offered:
+            notices.damaged(package, problem, now)
         for rollout in changes.rollouts_of(package):
-            if rollouts.pause(rollout, f"package {package} is damaged: {problem}"):
+            if rollouts.stop(rollout, f"package {package} is damaged: {problem}", now):
                 changes.note(package, now, f"paused rollout {rollout.pk}, {rollout}")
     if was_offered:
         logger.error("package %s is damaged: %s", package, problem)

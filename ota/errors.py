@@ -49,6 +49,11 @@ def explain(result: int) -> Meaning:
     return _KNOWN.get(result, unknown)
 
 
+def results_with(remedy: Remedy) -> list[int]:
+    """The codes that this helps against."""
+    return [code for code, known in _KNOWN.items() if known.remedy == remedy]
+
+
 def advice(result: int | None) -> str | None:
     """One line for people: the number, what it means, what to do; None without an error."""
     if not result:

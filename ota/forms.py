@@ -1,12 +1,17 @@
 """The console's forms of firmware: the choices of a rollout, and a package to add."""
 
+import datetime as dt
+import re
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django import forms
-from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
 from django.http import QueryDict
+from django.utils import timezone
 from unfold.widgets import (
     UnfoldAdminDateWidget,
     UnfoldAdminIntegerFieldWidget,
@@ -19,27 +24,82 @@ from unfold.widgets import (
 
 from fleet.models import DeviceModel
 from ota import packages
-from ota.models import FirmwarePackage, Upload
+from ota.models import FirmwarePackage, Policy, Rollout, Upload
 from ota.models.packages import validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
-from ota.rollouts import Options
+from ota.rollouts import FIELDS, InvalidPolicy, Options
+from ota.rollouts.planning import refuse_deadline
 
 # A change of these changes who is upgraded and to what.
 DECISIVE = ("to", "with_aircraft", "allow_downgrade")
 
 
+# Told by a page that has shown the policy: what is missing in its answer was emptied by somebody.
+POLICY_SHOWN = "policy_shown"
+
+
+class Group(NamedTuple):
+    """Choices that stand together."""
+
+    title: str
+    fields: list[forms.BoundField]
+
+
+_LABELS = {"limit_in_flight": "Docks at a time", "limit_per_site": "Docks of a site at a time"}
+
+
+def policy_field(name: str) -> forms.Field:
+    """The field of a form for a field of ``Policy``, with the model's own rules."""
+    field = Policy._meta.get_field(name)
+    if not isinstance(field, models.Field):
+        raise TypeError(f"{name} is no field")
+    if isinstance(field, models.BooleanField):
+        found = field.formfield(widget=UnfoldBooleanWidget)
+    elif isinstance(field, models.IntegerField):
+        found = field.formfield(
+            widget=UnfoldAdminIntegerFieldWidget, validators=field.validators, localize=False
+        )
+    else:
+        found = field.formfield(widget=UnfoldAdminTextInputWidget, validators=field.validators)
+    if not isinstance(found, forms.Field):
+        raise TypeError(f"{name} has no field of a form")
+    found.label = _LABELS.get(name, found.label)
+    return found
+
+
+class MomentField(forms.DateTimeField):
+    """A time on the clock of this installation, whose zone is told."""
+
+    def __init__(self, label: str, help_text: str) -> None:
+        widget = UnfoldAdminTextInputWidget({"type": "datetime-local"})
+        super().__init__(label=label, required=False, widget=widget)
+        self.explanation = help_text
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, dt.datetime):
+            return f"{timezone.localtime(value):%Y-%m-%dT%H:%M}"
+        return value
+
+    def to_python(self, value: Any) -> dt.datetime | None:
+        found = super().to_python(value)
+        if found and not 1970 < found.year < 9999:
+            raise ValidationError("This year is out of the question.", code="invalid")
+        return found
+
+    def get_bound_field(self, form: forms.BaseForm, field_name: str) -> forms.BoundField:
+        self.help_text = f"{self.explanation} Time zone: {timezone.get_current_timezone_name()}."
+        return super().get_bound_field(form, field_name)
+
+
 class RolloutForm(forms.Form):
-    """What an operator chooses for a rollout; always bound, to the choices so far."""
+    """What an operator chooses for a rollout; always bound, to the choices so far.
+
+    ``preferred`` is the policy where nothing else was chosen yet.
+    """
 
     to = forms.ChoiceField(label="Target version", required=False, widget=UnfoldAdminSelectWidget)
-    limit_in_flight = forms.IntegerField(
-        label="Docks at a time",
-        min_value=1,
-        max_value=100_000,
-        widget=UnfoldAdminIntegerFieldWidget,
-        help_text="How many docks may be upgrading at once; the others wait their turn.",
-    )
+    limit_in_flight = policy_field("limit_in_flight")
     name = forms.CharField(
         label="Name of the rollout",
         required=False,
@@ -56,27 +116,137 @@ class RolloutForm(forms.Form):
         widget=UnfoldBooleanWidget,
         help_text="Without this, a device that has a newer version is left out.",
     )
+    waves = policy_field("waves")
+    pilot = forms.CharField(
+        required=False,
+        max_length=2000,
+        widget=UnfoldAdminTextareaWidget({"rows": 3}),
+        help_text="Serial numbers of docks or aircraft that go first, in a wave of their own; one a "
+        "line, or with commas.",
+    )
+    gate_first = policy_field("gate_first")
+    gate = policy_field("gate")
+    soak_minutes = policy_field("soak_minutes")
+    asks_between_waves = policy_field("asks_between_waves")
+    starts_at = MomentField("Start", "Empty: at once.")
+    deadline_at = MomentField("Deadline", "What was not sent by then is canceled. Empty: never.")
+    windows = policy_field("windows")
+    expected_minutes = policy_field("expected_minutes")
+    max_failed = policy_field("max_failed")
+    max_failed_percent = policy_field("max_failed_percent")
+    failed_after = policy_field("failed_after")
+    limit_per_site = policy_field("limit_per_site")
+    jitter_seconds = policy_field("jitter_seconds")
 
-    def __init__(self, choices: QueryDict) -> None:
+    FIRST = ("to", "limit_in_flight", "name", "with_aircraft", "allow_downgrade")
+    GROUPS: Mapping[str, tuple[str, ...]] = {
+        "Waves": ("waves", "pilot", "gate_first", "gate", "soak_minutes", "asks_between_waves"),
+        "When": ("starts_at", "deadline_at", "windows", "expected_minutes"),
+        "When it stops by itself": ("max_failed", "max_failed_percent", "failed_after"),
+        "Limits": ("limit_per_site", "jitter_seconds"),
+    }
+
+    def __init__(self, choices: QueryDict, preferred: Mapping[str, Any]) -> None:
         data = choices.copy()
-        data.setdefault("limit_in_flight", str(settings.LIMIT_IN_FLIGHT))
+        if POLICY_SHOWN not in data:
+            for name, value in preferred.items():
+                data.setdefault(name, _written(value))
         super().__init__(data)
+        self.preferred = preferred
         target = self.fields["to"]
         if isinstance(target, forms.ChoiceField):
             target.choices = [("", "The newest of each model"), *_versions()]
         for name in DECISIVE:
             self.fields[name].widget.attrs["data-decisive"] = ""
 
+    def clean_pilot(self) -> tuple[str, ...]:
+        """Each serial number once, in the order in which they were written."""
+        found = re.split(r"[\s,;]+", self.cleaned_data["pilot"])
+        return tuple(dict.fromkeys(sn for sn in found if sn))
+
     def options(self) -> Options:
-        return Options(**self.cleaned_data)
+        chosen = dict(self.cleaned_data)
+        policy = {name: chosen.pop(name) for name in FIELDS}
+        return Options(**chosen, policy=policy)
+
+    def refuse(self, error: InvalidPolicy) -> None:
+        """Puts a refusal beside the choice that it is about."""
+        self.add_error(error.field if error.field in self.fields else None, str(error))
+
+    def first(self) -> list[forms.BoundField]:
+        """The choices that everybody makes."""
+        return [self[name] for name in self.FIRST]
+
+    def groups(self) -> list[Group]:
+        """The others: how it goes."""
+        return [Group(title, [self[n] for n in names]) for title, names in self.GROUPS.items()]
+
+    def is_unusual(self) -> bool:
+        """Whether something of how it goes was chosen, or is wrong."""
+        usual = {name: _written(value) for name, value in self.preferred.items()}
+        names = [name for names in self.GROUPS.values() for name in names]
+        return any(
+            name in self.errors or (self.data.get(name) or "") != usual.get(name, "")
+            for name in names
+        )
 
     def urlencoded(self) -> str:
         """The choices as an address carries them."""
-        return urlencode([(name, self.data[name]) for name in self.fields if self.data.get(name)])
+        chosen = [(name, self.data[name]) for name in self.fields if self.data.get(name)]
+        return urlencode([*chosen, (POLICY_SHOWN, "1")])
 
     def decision(self) -> str:
         """The choices that decide who is upgraded and to what, as one text to compare."""
         return urlencode([(name, self.cleaned_data[name]) for name in DECISIVE])
+
+
+def _written(value: Any) -> str:
+    """A value as a browser sends it; what is empty or not ticked is not sent."""
+    if isinstance(value, bool):
+        return "on" if value else ""
+    return "" if value is None else str(value)
+
+
+class ChangeForm(forms.Form):
+    """Some of a rollout's choices while it runs; it shows the present ones until others are sent."""
+
+    def __init__(self, rollout: Rollout, data: QueryDict | None = None) -> None:
+        super().__init__(data, auto_id=f"id_{type(self).__name__.lower()}_%s")
+        self.rollout = rollout
+        self.initial = {name: getattr(rollout, name) for name in self.fields}
+
+    def urlencoded(self) -> str:
+        """What was sent, as an address carries it."""
+        sent = [(name, self.data[name]) for name in self.fields if name in self.data]
+        return urlencode([*sent, ("form", type(self).__name__)])
+
+
+class DeadlineForm(ChangeForm):
+    deadline_at = MomentField("Deadline", "What was not sent by then is canceled. Empty: never.")
+
+    def clean_deadline_at(self) -> dt.datetime | None:
+        deadline: dt.datetime | None = self.cleaned_data["deadline_at"]
+        try:
+            refuse_deadline(self.rollout.starts_at, deadline, timezone.now())
+        except InvalidPolicy as error:
+            raise ValidationError(str(error)) from error
+        return deadline
+
+
+class LimitsForm(ChangeForm):
+    limit_in_flight = policy_field("limit_in_flight")
+    limit_per_site = policy_field("limit_per_site")
+    windows = policy_field("windows")
+    expected_minutes = policy_field("expected_minutes")
+    max_failed = policy_field("max_failed")
+    max_failed_percent = policy_field("max_failed_percent")
+    failed_after = policy_field("failed_after")
+
+    def clean(self) -> dict[str, Any]:
+        said = super().clean() or self.cleaned_data
+        if not self.errors:  # the hours have to be long enough
+            Rollout(windows=said["windows"], expected_minutes=said["expected_minutes"]).clean()
+        return said
 
 
 def _versions() -> list[tuple[str, str]]:

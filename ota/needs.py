@@ -154,7 +154,11 @@ def assess(
 ) -> list[Answer]:
     """The answer for each device; six queries at most, whatever their number."""
     if isinstance(devices, QuerySet):
-        devices = list(devices.select_related("model", "organization", "site", "gateway__model"))
+        devices = list(
+            devices.select_related(
+                "model", "organization", "site", "gateway__model", "gateway__site"
+            )
+        )
     situation = Situation(now)
     number = versions.number(to) if to else None
     return [_answer(device, situation, number, allow_downgrade) for device in devices]

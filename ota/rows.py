@@ -1,15 +1,18 @@
 """What a browser shows of a rollout: its counts, and its tasks as rows in words."""
 
+import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import Count, QuerySet
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.text import capfirst
 
-from ota import downloads, states, status
-from ota.models import Rollout, UpgradeTarget, UpgradeTask
+from ota import downloads, rollouts, states, status, terms
+from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
+from ota.rollouts import Standing
 from ota.states import TaskStatus
 
 PAGE = 50  # tasks
@@ -127,8 +130,9 @@ def changes(
 ) -> State:
     """Those rows of a view that changed; all of it if other tasks stand there by now."""
     overview = _Overview(rollout_id, wanted)
-    # Without a filter they stay the same: a rollout gets no new tasks.
-    if wanted.status and shown != tuple(overview.tasks().values_list("pk", flat=True)):
+    # Without a filter they stay the same, but for what is planned again.
+    may_differ = wanted.status or not changed.issubset(shown)
+    if may_differ and shown != tuple(overview.tasks().values_list("pk", flat=True)):
         return full(rollout_id, wanted)
     concerned = changed.intersection(shown)
     rows = overview.rows(UpgradeTask.objects.filter(pk__in=concerned)) if concerned else []
@@ -136,7 +140,7 @@ def changes(
 
 
 class _Overview:
-    """A rollout and its counts, read once: two queries."""
+    """A rollout and its counts, read once; what else is told of it costs a handful of queries."""
 
     def __init__(self, rollout_id: int, wanted: View) -> None:
         self.rollout = Rollout.objects.get(pk=rollout_id)
@@ -156,7 +160,15 @@ class _Overview:
             },
             "counts": self.counts,
             "pages": self.pages,
+            "waves": of_waves(self.rollout),
+            "stamp": self._stamp(),
         }
+
+    def _stamp(self) -> str:
+        """Differs when something happened that is told only by the whole page."""
+        newest = self.rollout.events.order_by("-pk").values_list("pk", flat=True).first()
+        attention = self.rollout.tasks.needing_attention().count()
+        return f"{self.rollout.status} {newest} {attention}"
 
     def tasks(self) -> QuerySet[UpgradeTask]:
         """The page's tasks in the order in which they are issued."""
@@ -168,10 +180,70 @@ class _Overview:
         return found[(self.page - 1) * PAGE : self.page * PAGE]
 
     def rows(self, tasks: QuerySet[UpgradeTask]) -> list[Row]:
-        found = tasks.select_related("gateway").prefetch_related(
-            "targets__device", "downloads__package"
-        )
+        found = tasks.select_related("gateway", "wave")
+        found = found.prefetch_related("targets__device", "downloads__package")
         return in_words(list(found), self.rollout)
+
+
+def of_waves(rollout: Rollout) -> list[Row]:
+    """A rollout's waves in their order, in words; two queries."""
+    found = rollouts.standings([rollout.pk])
+    rows: list[Row] = []
+    before: tuple[Wave, Standing] | None = None
+    for wave in rollout.wave_set.order_by("number"):
+        standing = found.get(wave.pk, Standing())
+        rows.append(
+            {
+                "number": wave.number,
+                "title": wave.title,
+                "tasks": standing.tasks,
+                "proven": standing.proven,
+                "failed": standing.finished - standing.proven,
+                "is_open": wave.opened_at is not None,
+                "says": _stand(rollout, wave, before),
+            }
+        )
+        before = wave, standing
+    return rows
+
+
+def _stand(rollout: Rollout, wave: Wave, before: tuple[Wave, Standing] | None) -> str:
+    """Since when a wave is open, or what it waits for."""
+    if wave.opened_at:
+        return f"open since {terms.moment(wave.opened_at)}"
+    if rollout.status not in states.UNFINISHED:
+        return "was never opened"
+    if before is None:
+        return _beginning(rollout)
+    last, standing = before
+    if last.opened_at is None:
+        return f"comes after wave {last.number}"
+    if rollout.status == Rollout.Status.PAUSED:
+        return "waits until the rollout is resumed"
+    return _gate(rollout, last, standing)
+
+
+def _beginning(rollout: Rollout) -> str:
+    if rollout.status == Rollout.Status.NEEDS_APPROVAL:
+        return "waits for approval"
+    if rollout.starts_at and rollout.starts_at > timezone.now():
+        return f"opens on {terms.moment(rollout.starts_at)}"
+    return "opens at once"
+
+
+def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
+    if last.met_at and rollout.asks_between_waves:
+        return "waits for a click"
+    if last.met_at:
+        opens = last.met_at + dt.timedelta(minutes=rollout.soak_minutes)
+        return f"opens on {terms.moment(opens)}"
+    running = standing.tasks - standing.finished - standing.canceled
+    if standing.is_under_way or not standing.finished:
+        return f"waits for wave {last.number}: {running} of {standing.tasks} are not finished"
+    share = 100 * standing.proven // standing.finished
+    return (
+        f"waits for wave {last.number}: {share} % of the finished are proven, {last.gate} % must be"
+    )
 
 
 def in_words(tasks: Sequence[UpgradeTask], rollout: Rollout) -> list[Row]:
@@ -251,13 +323,27 @@ def note(task: UpgradeTask, rollout: Rollout) -> str:
     return task.message or task.advice or _EXPECTED.get(TaskStatus(task.status), "")
 
 
+_HELD_BACK: dict[str, str] = {
+    Rollout.Status.NEEDS_APPROVAL: "the rollout needs approval",
+}
+
+
 def _waiting(task: UpgradeTask, rollout: Rollout) -> str:
     if rollout.status == Rollout.Status.PAUSED:
         return "Not issued while the rollout is paused"
     if rollout.status != Rollout.Status.RUNNING:
-        return "Not issued: the rollout does not run any more"
+        return f"Not issued: {_HELD_BACK.get(rollout.status, 'the rollout does not run any more')}"
+    if task.wave.opened_at is None:
+        return _opening(task, rollout)
     if task.waits_for:
         return "Waits: " + "; ".join(reason["text"] for reason in task.waits_for)
     if task.is_ready:
         return f"Ready, waits for a free slot: at most {rollout.limit_in_flight} at once"
     return "Not looked at yet"
+
+
+def _opening(task: UpgradeTask, rollout: Rollout) -> str:
+    """When the task's wave opens: a wave that is closed waits for the start, or for the one before."""
+    if rollout.starts_at and rollout.starts_at > timezone.now():
+        return f"Waits for the start, {timezone.localtime(rollout.starts_at):%Y-%m-%d %H:%M %Z}"
+    return f"Waits for wave {task.wave.number} to open"

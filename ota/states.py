@@ -26,17 +26,19 @@ _S = TaskStatus
 TERMINAL = frozenset({_S.OK, _S.FAILED, _S.REJECTED, _S.CANCELED, _S.TIMEOUT})
 OPEN = frozenset(set(_S) - TERMINAL)
 IN_FLIGHT = OPEN - {_S.PENDING}
+FINISHED = TERMINAL - {_S.CANCELED}  # what shares of success are counted over
 UNSUCCESSFUL = TERMINAL - {_S.OK, _S.CANCELED}
 
 # ``pending`` after ``sent``: the broker was away, or nobody answered and the command goes out again;
-# from there a late answer to the first one leads on like from ``sent``.
+# from there a late answer to the first one leads on like from ``sent``. ``pending`` after the others:
+# it failed in a way that deserves another attempt.
 # ``in_progress`` after ``verifying``: the device was only silent and goes on.
 _NEXT: dict[TaskStatus, frozenset[TaskStatus]] = {
     _S.PENDING: frozenset({_S.SENT, _S.IN_PROGRESS, _S.PAUSED, _S.VERIFYING} | TERMINAL),
     _S.SENT: frozenset({_S.PENDING, _S.IN_PROGRESS, _S.PAUSED, _S.VERIFYING} | TERMINAL),
-    _S.IN_PROGRESS: frozenset({_S.PAUSED, _S.VERIFYING} | TERMINAL),
-    _S.PAUSED: frozenset({_S.IN_PROGRESS, _S.VERIFYING} | TERMINAL),
-    _S.VERIFYING: frozenset({_S.IN_PROGRESS, _S.PAUSED} | TERMINAL),
+    _S.IN_PROGRESS: frozenset({_S.PENDING, _S.PAUSED, _S.VERIFYING} | TERMINAL),
+    _S.PAUSED: frozenset({_S.PENDING, _S.IN_PROGRESS, _S.VERIFYING} | TERMINAL),
+    _S.VERIFYING: frozenset({_S.PENDING, _S.IN_PROGRESS, _S.PAUSED} | TERMINAL),
 }
 
 
@@ -46,10 +48,15 @@ def sources(target: str) -> list[TaskStatus]:
 
 
 class RolloutStatus(models.TextChoices):
+    NEEDS_APPROVAL = "needs_approval", "Needs approval"
     RUNNING = "running", "Running"
     PAUSED = "paused", "Paused"
     FINISHED = "finished", "Finished"
     CANCELED = "canceled", "Canceled"
+
+
+# A rollout that has not ended, whatever holds it back.
+UNFINISHED = frozenset({RolloutStatus.NEEDS_APPROVAL, RolloutStatus.RUNNING, RolloutStatus.PAUSED})
 
 
 class PackageState(models.TextChoices):
@@ -70,6 +77,7 @@ COLOURS: dict[str, str] = {
     _S.REJECTED: "danger",
     _S.TIMEOUT: "danger",
     RolloutStatus.RUNNING: "info",
+    RolloutStatus.NEEDS_APPROVAL: "warning",
     RolloutStatus.PAUSED: "warning",
     RolloutStatus.FINISHED: "success",
     PackageState.CHECKING: "info",

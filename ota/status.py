@@ -7,11 +7,13 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db.models import Count
 
-from ota import states
-from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
+from ota import rollouts, states
+from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave
 from ota.needs import Answer
+from ota.rollouts import Standing
 from ota.states import TaskStatus
 
 Document = dict[str, Any]
@@ -55,17 +57,75 @@ def of_package(package: FirmwarePackage) -> Document:
 
 
 def of_rollout(rollout: Rollout) -> Document:
-    """A rollout with all its tasks; four queries, whatever their number."""
-    tasks = rollout.tasks.order_by("pk")
+    """A rollout with all its tasks; six queries, whatever their number."""
+    tasks = rollout.tasks.order_by("pk").select_related("gateway", "wave")
     return {
         "rollout_id": rollout.pk,
         "name": rollout.name,
         "status": str(rollout.status),
         "pause_reason": pause_reason(rollout),
         "created_at": _time(rollout.created_at),
+        "starts_at": _time(rollout.starts_at),
+        "deadline_at": _time(rollout.deadline_at),
         "counts": counts(rollout),
-        "tasks": of_tasks(tasks.select_related("gateway").prefetch_related("targets__device")),
+        "waves": of_waves(rollout),
+        "tasks": of_tasks(tasks.with_targets()),
     }
+
+
+def of_decision(rollout: Rollout) -> Document:
+    """What was decided for a rollout, by whom, how its waves stand and who needs attention."""
+    parked = rollout.tasks.needing_attention().order_by("pk").select_related("gateway", "wave")
+    return {
+        "rollout_id": rollout.pk,
+        "name": rollout.name,
+        "status": str(rollout.status),
+        "pause_reason": pause_reason(rollout),
+        "created_at": _time(rollout.created_at),
+        "created_by": _name(rollout.created_by),
+        "starts_at": _time(rollout.starts_at),
+        "deadline_at": _time(rollout.deadline_at),
+        "finished_at": _time(rollout.finished_at),
+        "decided_at": _time(rollout.decided_at),
+        "decided_by": _name(rollout.decided_by),
+        "remark": rollout.remark or None,
+        "target_version": rollout.target_version or None,
+        "allow_downgrade": rollout.allow_downgrade,
+        "policy": {name: getattr(rollout, name) for name in rollouts.FIELDS},
+        "counts": counts(rollout),
+        "waves": of_waves(rollout),
+        "needs_attention": of_tasks(parked.with_targets()),
+        "history": of_history(rollout),
+    }
+
+
+def of_waves(rollout: Rollout) -> list[Document]:
+    """The waves in their order; two queries."""
+    found = rollouts.standings([rollout.pk])
+    return [
+        _wave(wave, found.get(wave.pk, Standing())) for wave in rollout.wave_set.order_by("number")
+    ]
+
+
+def _wave(wave: Wave, standing: Standing) -> Document:
+    return {
+        "number": wave.number,
+        "title": wave.title,
+        "opened_at": _time(wave.opened_at),
+        "tasks": standing.tasks,
+        "finished": standing.finished,
+        "proven": standing.proven,
+        "failed": standing.finished - standing.proven,
+        "gate": wave.gate,
+    }
+
+
+def of_history(rollout: Rollout) -> list[Document]:
+    """What happened to a rollout, oldest first; one query."""
+    return [
+        {"at": _time(event.at), "kind": event.kind, "user": _name(event.actor), "text": event.text}
+        for event in rollout.events.order_by("pk").select_related("actor")
+    ]
 
 
 def pause_reason(rollout: Rollout) -> str | None:
@@ -85,13 +145,14 @@ def is_over(found: dict[str, int]) -> bool:
 
 
 def of_tasks(tasks: Iterable[UpgradeTask]) -> list[Document]:
-    """Tasks whose ``gateway`` and ``targets__device`` have been fetched."""
+    """Tasks whose ``gateway``, ``wave`` and ``targets__device`` have been fetched."""
     return [_task(task) for task in tasks]
 
 
 def _task(task: UpgradeTask) -> Document:
     return {
         "gateway_sn": task.gateway.sn,
+        "wave": task.wave.number,
         "bid": task.bid,
         "status": str(task.status),
         "percent": task.percent,
@@ -101,6 +162,9 @@ def _task(task: UpgradeTask) -> Document:
         "advice": task.advice,
         "message": task.message or None,
         "attempt": task.attempt,
+        "retries": task.retries,
+        "not_before": _time(task.not_before),
+        "needs_attention": task.needs_attention,
         "no_show": task.no_show_at is not None,
         "waits_for": task.waits_for,
         "targets": [_target(target) for target in task.targets.all()],
@@ -116,6 +180,10 @@ def _target(target: UpgradeTarget) -> Document:
         "reported_version": target.reported_version or None,
         "confirmed": target.is_confirmed,
     }
+
+
+def _name(user: User | None) -> str | None:
+    return user.get_username() if user else None
 
 
 def _time(at: dt.datetime | None) -> str | None:

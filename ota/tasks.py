@@ -4,7 +4,9 @@ The database is the queue: each of these may run twice, late or never, and the n
 right.
 """
 
+import datetime as dt
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -15,12 +17,16 @@ from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
+import redis
 from celery import shared_task
 from celery.signals import worker_shutting_down
 from django.conf import settings
 from django.utils import timezone
+from redis.backoff import NoBackoff
+from redis.lock import Lock
+from redis.retry import Retry
 
-from ota import checks, rollouts, uploads
+from ota import checks, notices, rollouts, steadiness, uploads
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import issue as issuing
@@ -29,6 +35,8 @@ from ota.upgrades import limits, proof
 logger = logging.getLogger(__name__)
 
 CHUNK = 100
+# A tick takes a fraction of a second; of one whose worker was killed the next one waits so long.
+LEASE = 15.0  # s
 
 # Set in a worker's first process, and seen by those that it has forked for the tasks.
 _is_ending: Any = RawValue("b", 0)
@@ -42,21 +50,85 @@ def _end(**_: object) -> None:
 
 @shared_task
 def advance() -> None:
-    """One tick: proofs, limits of time, what may go now, what is finished."""
-    now = timezone.now()
-    proof.confirm(UpgradeTask.objects.filter(status=TaskStatus.VERIFYING), now)
-    limits.enforce(now)
-    issuing.look_again(now)
-    ready = issuing.due(now)
+    """One tick, unless another one is under way."""
+    with _lease() as is_ours:
+        ready = tick(timezone.now()) if is_ours else []
     for start in range(0, len(ready), CHUNK):
         issue.delay(ready[start : start + CHUNK])
-    rollouts.finish(now)
+
+
+def tick(now: dt.datetime) -> list[int]:
+    """Proofs, limits of time, waves and ends; returns the tasks that may be sent now."""
+    proof.confirm(UpgradeTask.objects.filter(status=TaskStatus.VERIFYING), now)
+    if not steadiness.is_steady(now):
+        return []
+    limits.enforce(now)
+    rollouts.advance(now)
+    issuing.look_again(now)
+    return issuing.due(now)
 
 
 @shared_task
 def issue(pks: Sequence[int]) -> None:
     """Sends the commands of a chunk of tasks."""
-    issuing.issue(pks, timezone.now())
+    now = timezone.now()
+    if steadiness.is_steady(now):
+        issuing.issue(pks, now)
+
+
+@contextmanager
+def _lease() -> Iterator[bool]:
+    """Whether this tick may run. Two at once cost time and do no harm, so without Redis each may."""
+    lock = _redis(settings.REDIS_URL).lock("ota.advance", LEASE)
+    try:
+        is_ours = lock.acquire(blocking=False)
+    except redis.RedisError as error:
+        logger.warning("ticks run without their lock: %s", error)
+        yield True
+        return
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            _give_back(lock)
+
+
+@functools.cache
+def _redis(url: str) -> redis.Redis:
+    """Asks once and does not wait long: a tick that is late does more harm than two at once."""
+    once = Retry(NoBackoff(), retries=0)
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=once)
+
+
+def _give_back(lock: Lock) -> None:
+    try:
+        lock.release()
+    except redis.RedisError as error:  # it took longer than the lease, or Redis went away
+        logger.warning("a tick's lock was not its own any more: %s", error)
+
+
+@shared_task
+def tell() -> None:
+    """Makes notices and deliveries of what happened."""
+    notices.tell(timezone.now())
+
+
+@shared_task
+def mail() -> None:
+    """Sends the e-mails that are due."""
+    notices.send(timezone.now())
+
+
+@shared_task
+def deliver() -> None:
+    """Sends to the webhooks what is due."""
+    notices.deliver(timezone.now())
+
+
+@shared_task
+def forget_news() -> None:
+    """Removes old news and deliveries."""
+    notices.forget(timezone.now())
 
 
 @shared_task

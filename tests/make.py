@@ -14,7 +14,8 @@ from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
 from mqtt_bridge.client import Received
 from mqtt_bridge.models import BridgeSession
-from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave, Webhook
+from ota.models.notices import Kind
 from ota.states import TaskStatus
 
 OLD = "10.01.1607"
@@ -100,7 +101,15 @@ def make_package(
 
 
 def make_rollout(**fields: Any) -> Rollout:
-    return Rollout.objects.create(**{"name": "Rollout", "limit_in_flight": 20} | fields)
+    """A rollout whose only wave is open."""
+    rollout = Rollout.objects.create(**{"name": "Rollout", "limit_in_flight": 20} | fields)
+    make_wave(rollout)
+    return rollout
+
+
+def make_wave(rollout: Rollout, number: int = 1, **fields: Any) -> Wave:
+    values = {"gate": 100, "opened_at": timezone.now()} | fields
+    return Wave.objects.create(rollout=rollout, number=number, **values)
 
 
 def make_task(
@@ -118,9 +127,9 @@ def make_task(
     values: dict[str, Any] = {"status_at": now}
     if status != TaskStatus.PENDING:
         values |= {"attempt": 1, "sent_at": now - dt.timedelta(seconds=60), "replied_at": now}
-    task = UpgradeTask.objects.create(
-        rollout=rollout or make_rollout(), gateway=dock, status=status, **values | fields
-    )
+    rollout = rollout or make_rollout()
+    values |= {"rollout": rollout, "wave": rollout.wave_set.first()}
+    task = UpgradeTask.objects.create(gateway=dock, status=status, **values | fields)
     package = FirmwarePackage.objects.filter(version=version).first() or make_package(version)
     for device in [aircraft, dock] if aircraft else [dock]:
         make_target(task, device, package)
@@ -182,3 +191,9 @@ def received(topic: str, payload: dict[str, Any] | bytes, **fields: Any) -> Rece
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     values: dict[str, Any] = {"received_at": timezone.now(), "qos": 1, "mid": 1, "session": 1}
     return Received(topic=topic, payload=raw, **values | fields)
+
+
+def make_webhook(organization: Organization, **fields: Any) -> Webhook:
+    """A webhook for everything."""
+    values = {"url": "https://hooks.example.org/fleet", "kinds": list(Kind.values)} | fields
+    return Webhook.objects.create(organization=organization, **values)

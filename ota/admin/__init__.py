@@ -1,5 +1,25 @@
 """The console's pages of firmware; Django finds them here."""
 
-from ota.admin import codes, devices, foreign, packages, rollouts, upgrades
+from ota.admin import (
+    codes,
+    devices,
+    foreign,
+    notices,
+    packages,
+    policies,
+    rollouts,
+    upgrades,
+    webhooks,
+)
 
-__all__ = ["codes", "devices", "foreign", "packages", "rollouts", "upgrades"]
+__all__ = [
+    "codes",
+    "devices",
+    "foreign",
+    "notices",
+    "packages",
+    "policies",
+    "rollouts",
+    "upgrades",
+    "webhooks",
+]

@@ -1,5 +1,6 @@
 """Devices in the console, with what they need: the list, a device's upgrades, the action to upgrade."""
 
+import datetime as dt
 import logging
 import threading
 from typing import Any
@@ -30,7 +31,7 @@ from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
 from ota.forms import RolloutForm
 from ota.models import Rollout, UpgradeTarget
 from ota.needs import Answer
-from ota.rollouts import NothingToUpgrade, Plan, PlanChanged
+from ota.rollouts import InvalidPolicy, NothingToUpgrade, Plan, PlanChanged
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +154,13 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         if not self.has_upgrade_permission(request) or not self.has_view_permission(request):
             raise PermissionDenied
         choices = request.POST if request.method == "POST" else request.GET
-        chosen, form = Selection.read(choices), RolloutForm(choices)
+        chosen = Selection.read(choices)
         try:
             devices = chosen.devices(request, self)
         except IncorrectLookupParameters:
             messages.error(request, "The list that the devices were chosen from does not exist.")
             return redirect("admin:fleet_device_changelist")
+        form = RolloutForm(choices, rollouts.usual_policy(devices))
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
@@ -172,9 +174,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         form: RolloutForm,
         devices: QuerySet[Device],
     ) -> HttpResponse:
-        plan = None
-        if form.is_valid():
-            plan = rollouts.plan(devices, form.options(), timezone.now())
+        now = timezone.now()
+        plan = _planned(form, devices, now)
         forgets = form.is_valid() and not form.cleaned_data["with_aircraft"]
         context = {
             **self.admin_site.each_context(request),
@@ -182,7 +183,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
             "model_admin": self,  # for the way back in the header
             "chosen": chosen,
             "form": form,
-            "preview": preview.of(plan) if plan else None,
+            "preview": preview.of(plan, form.options().starts_at, now) if plan else None,
             "digest": plan.digest if plan else "",
             "forgotten": preview.forgotten_aircraft(devices) if forgets else 0,
         }
@@ -206,6 +207,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         except NothingToUpgrade:
             messages.warning(request, _NOTHING_STARTED)
             return _show_again(chosen, form)
+        except InvalidPolicy:  # the page that follows says it beside the choice
+            return _show_again(chosen, form)
         transaction.on_commit(_start_tick)
         LogEntry.objects.log_actions(
             request.user.pk or 0, [rollout], ADDITION, "Started from the list of devices."
@@ -215,7 +218,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
 
 
 _PLAN_CHANGED = (
-    "Nothing was started: other devices or versions would be upgraded now than the preview showed. "
+    "Nothing was started: other devices, versions or waves would come now than the preview showed. "
     "Please look at it once more."
 )
 _NOTHING_STARTED = (
@@ -251,6 +254,17 @@ def _reasons(answer: Answer) -> list[str]:
     return [reason.text for reason in answer.blockers]
 
 
+def _planned(form: RolloutForm, devices: QuerySet[Device], now: dt.datetime) -> Plan | None:
+    """The plan of these choices; None where one of them is refused, which the form then says."""
+    if not form.is_valid():
+        return None
+    try:
+        return rollouts.plan(devices, form.options(), now)
+    except InvalidPolicy as error:
+        form.refuse(error)
+        return None
+
+
 def _is_seen(request: HttpRequest, form: RolloutForm) -> bool:
     """Whether the operator saw what these choices mean; says so if not."""
     if request.POST.get("seen") != form.decision():
@@ -282,5 +296,6 @@ def _tick() -> None:
 
 def _told(rollout: Rollout, started: Plan) -> str:
     docks = len(started.tasks)
-    text = f"{rollout} was started for {docks} dock{'' if docks == 1 else 's'}."
+    became = "waits for approval" if started.needs_approval else "was started"
+    text = f"{rollout} {became} for {docks} dock{'' if docks == 1 else 's'}."
     return f"{text} Left out: {len(started.excluded)}." if started.excluded else text

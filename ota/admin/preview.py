@@ -1,17 +1,21 @@
 """What the preview of a rollout shows: counts first, then bounded tables of the plan."""
 
+import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
+from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from fleet.models import Device
 from ota import needs, notes
+from ota.models import Rollout, UpgradeTask
 from ota.needs import Need
-from ota.rollouts import Excluded, Plan, PlannedTarget, PlannedTask
+from ota.rollouts import Excluded, Plan, PlannedTarget, PlannedTask, PlannedWave
+from ota.upgrades import hours
 
 SHOWN = 200  # rows of each table; with 5,000 devices the counts tell the rest
 
@@ -81,6 +85,9 @@ class Preview(NamedTuple):
     left_out_count: int
     downgrades: int
     notes: list[tuple[str, SafeString]]
+    waves: Sequence[PlannedWave]
+    begins: str
+    needs_approval: bool
 
     @property
     def docks(self) -> int:
@@ -91,7 +98,7 @@ class Preview(NamedTuple):
         return self.ready.devices + self.waiting.devices
 
 
-def of(plan: Plan) -> Preview:
+def of(plan: Plan, starts_at: dt.datetime | None, now: dt.datetime) -> Preview:
     waiting = [task for task in plan.tasks if task.waits_for]
     reasons = Counter(_title(reason.code) for task in waiting for reason in task.waits_for)
     return Preview(
@@ -102,6 +109,27 @@ def of(plan: Plan) -> Preview:
         left_out_count=len(plan.excluded),
         downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
         notes=_notes(plan),
+        waves=plan.waves,
+        begins=_begins(plan, max(starts_at or now, now), now),
+        needs_approval=plan.needs_approval,
+    )
+
+
+def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
+    """When the first command may go, in words; empty if at once."""
+    policy = {name: plan.policy[name] for name in ("windows", "expected_minutes")}
+    first = {task.gateway.site_id: task.gateway for task in plan.tasks if task.wave == 1}
+    tasks = [UpgradeTask(rollout=Rollout(**policy), gateway=dock) for dock in first.values()]
+    opens = [(hours.opening(task, starts_at) or starts_at, task) for task in tasks]
+    if not opens:
+        return ""
+    at, task = min(opens, key=lambda found: found[0])
+    if at <= now:
+        return ""
+    return (
+        f"{timezone.localtime(at):%a %Y-%m-%d %H:%M %Z}"
+        if at == starts_at
+        else hours.shown(task, at)
     )
 
 

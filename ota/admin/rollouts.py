@@ -6,8 +6,10 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.forms import Script
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -16,7 +18,10 @@ from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, two_lines
-from ota import rollouts, rows, states, status
+from ota import rows, states, status, terms
+from ota.admin import report, rollout_verbs
+from ota.admin.rollout_verbs import VERBS, Press
+from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
 from ota.rows import PARTS, Counts, Filter, View
 from ota.states import TaskStatus
@@ -29,7 +34,8 @@ else:
     from unfold.admin import ModelAdmin
     from unfold.views import ChangeList
 
-MAY_CANCEL = "ota.upgrade_devices"  # cancel, pause, resume
+LISTED = 50  # lines of the history, and failures
+CHANGES: tuple[type[ChangeForm], ...] = (DeadlineForm, LimitsForm)
 
 
 class CountedChangeList(ChangeList):
@@ -108,70 +114,60 @@ class RolloutAdmin(ModelAdmin[Rollout]):
         return ago(rollout.created_at)
 
     def get_urls(self) -> list[URLPattern]:
-        deeds = {"cancel": self.cancel, "pause": self.pause, "resume": self.resume}
         own = [
             path(
                 f"<int:pk>/{name}/",
-                require_POST(self.admin_site.admin_view(deed)),
+                require_POST(self.admin_site.admin_view(self.press)),
+                {"name": name},
                 name=f"ota_rollout_{name}",
             )
-            for name, deed in deeds.items()
+            for name in VERBS
         ]
+        report = self.admin_site.admin_view(self.report)
+        own.append(path("<int:pk>/report/", report, name="ota_rollout_report"))
         return [*own, *super().get_urls()]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         rollout: Rollout = context["original"]
-        context |= _page(rollout, request) | {"may_steer": request.user.has_perm(MAY_CANCEL)}
+        context |= _page(rollout, request) | _more(rollout, request)
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
         return response
 
-    def cancel(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Cancels the tasks whose command was not sent yet."""
-        rollout, user = self._steered(request, pk)
-        canceled = rollouts.cancel(rollout, timezone.now(), user)
-        self.log_change(request, rollout, f"Canceled {canceled} tasks that were not issued yet.")
-        self.message_user(request, _told(canceled), messages.SUCCESS)
-        return redirect("admin:ota_rollout_change", pk)
-
-    def pause(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Issues nothing more until somebody resumes it."""
-        rollout, user = self._steered(request, pk)
-        if rollouts.pause(rollout, user=user):
-            self.log_change(request, rollout, "Paused.")
-            told = "Paused: nothing is issued any more. What is running already goes on."
-            self.message_user(request, told, messages.SUCCESS)
-        else:
-            self.message_user(request, "It does not run, so it is not paused.", messages.WARNING)
-        return redirect("admin:ota_rollout_change", pk)
-
-    def resume(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Goes on with what waits."""
-        rollout, _ = self._steered(request, pk)
-        if rollouts.resume(rollout):
-            self.log_change(request, rollout, f"Resumed. It was {rollout.pause_reason}"[:500])
-            self.message_user(request, "Resumed: what waits is looked at anew.", messages.SUCCESS)
-        else:
-            self.message_user(request, "It is not paused.", messages.WARNING)
-        return redirect("admin:ota_rollout_change", pk)
-
-    def _steered(self, request: HttpRequest, pk: int) -> tuple[Rollout, User]:
-        """The rollout, and who wants something of it.
-
-        Raises:
-            PermissionDenied: they may not.
-        """
-        user = request.user
-        may_steer = self.has_view_permission(request) and user.has_perm(MAY_CANCEL)
-        if not (may_steer and isinstance(user, User)):
+    def press(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+        """Does to a rollout what a button says, tells what became of it, and shows the rollout."""
+        verb, user = VERBS[name], request.user
+        may_press = self.has_view_permission(request) and user.has_perm(verb.permission)
+        if not (may_press and isinstance(user, User)):
             raise PermissionDenied
-        return get_object_or_404(Rollout, pk=pk), user
+        rollout = get_object_or_404(Rollout, pk=pk)
+        given = Press(rollout, user, timezone.now(), request.POST)
+        outcome = rollout_verbs.press(verb, given)
+        if outcome.is_done:
+            self.log_change(request, rollout, outcome.log)
+        level = messages.SUCCESS if outcome.is_done else messages.WARNING
+        self.message_user(request, outcome.text, level)
+        if outcome.form:
+            page = reverse("admin:ota_rollout_change", args=[pk])
+            return redirect(f"{page}?{outcome.form.urlencoded()}")
+        if request.POST.get("back") == "task" and given.tasks:
+            return redirect("admin:ota_upgradetask_change", given.tasks[0])
+        return redirect("admin:ota_rollout_change", outcome.made.pk if outcome.made else pk)
 
-
-def _told(canceled: int) -> str:
-    tasks = "1 task" if canceled == 1 else f"{canceled} tasks"
-    return f"Canceled {tasks} that had not been issued. What is running already goes on."
+    def report(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """What became of a rollout, to print or, with ``?format=csv``, for other programs."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        rollout = get_object_or_404(Rollout.objects.select_related("created_by"), pk=pk)
+        if request.GET.get("format") == "csv":
+            return report.as_csv(request, rollout)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Report of {rollout}",
+            **report.page(rollout, request.GET.get("page", "1")),
+        }
+        return TemplateResponse(request, "admin/ota/rollout/report.html", context)
 
 
 def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
@@ -190,11 +186,40 @@ def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "waiting": counts[TaskStatus.PENDING],
         "empty_row": {"targets": [{}]},
         "socket": f"/ws/rollouts/{rollout.pk}/",
+    }
+
+
+def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
+    """What was decided and done, what needs attention, and what this user may do about it."""
+    user = request.user
+    is_others = rollout.created_by_id != user.pk
+    failed = rollout.tasks.needing_attention().order_by("-finished_at", "-pk")
+    attention = failed.count()
+    parked = list(failed.select_related("gateway", "rollout", "wave")[:LISTED])
+    events = rollout.events.select_related("actor").order_by("-pk")
+    closed = rollout.wave_set.filter(opened_at=None).order_by("number")
+    return {
+        "terms": terms.of(rollout),
+        "may_steer": user.has_perm(rollout_verbs.UPGRADE),
+        "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
+        "is_unfinished": rollout.status in states.UNFINISHED,
+        "next_wave": closed.values_list("number", flat=True).first(),
+        "attention": attention,
+        "parked": [(task, rows.note(task, rollout)) for task in parked],
+        "parked_more": attention - len(parked),
+        "events": events[:LISTED],
+        "event_count": events.count(),
+        "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in CHANGES},
         "urls": {
-            deed: reverse(f"admin:ota_rollout_{deed}", args=[rollout.pk])
-            for deed in ("cancel", "pause", "resume")
+            name.replace("-", "_"): reverse(f"admin:ota_rollout_{name}", args=[rollout.pk])
+            for name in (*VERBS, "report")
         },
     }
+
+
+def _form(kind: type[ChangeForm], rollout: Rollout, sent: QueryDict) -> ChangeForm:
+    """With what was sent and could not be taken, if it was this form."""
+    return kind(rollout, sent if sent.get("form") == kind.__name__ else None)
 
 
 def _choice(choice: Filter, counts: Counts, wanted: View) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link
 from ota import downloads, errors, rollouts, rows, states
-from ota.admin.rollouts import MAY_CANCEL
+from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 
@@ -127,7 +127,7 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[UpgradeTask]:
         found: QuerySet[UpgradeTask] = super().get_queryset(request)
-        return found.select_related("gateway", "rollout")
+        return found.select_related("gateway", "rollout", "wave")
 
     def get_urls(self) -> list[URLPattern]:
         cancel = require_POST(self.admin_site.admin_view(self.cancel))
@@ -140,7 +140,10 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
         task: UpgradeTask = context["original"]
         user = request.user
         context |= _page(task, request.GET.get("page")) | {
-            "may_cancel": user.has_perm(MAY_CANCEL) and task.status == TaskStatus.PENDING,
+            "may_cancel": user.has_perm(UPGRADE) and task.status == TaskStatus.PENDING,
+            "may_settle": user.has_perm(UPGRADE)
+            and user.has_perm("ota.view_rollout")
+            and task.needs_attention,
             "may_watch": user.has_perm("ota.view_rollout"),
         }
         response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
@@ -148,7 +151,7 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Cancels a task whose command was not sent yet."""
-        if not (self.has_view_permission(request) and request.user.has_perm(MAY_CANCEL)):
+        if not (self.has_view_permission(request) and request.user.has_perm(UPGRADE)):
             raise PermissionDenied
         task = get_object_or_404(UpgradeTask, pk=pk)
         if rollouts.cancel_tasks([pk], timezone.now(), request.user):  # type: ignore[arg-type]
@@ -173,6 +176,7 @@ def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
         "subtitle": None,
         "show_history": False,  # the page is the history
         "row": rows.in_words([task], task.rollout)[0],
+        "retried_as": UpgradeTask.objects.filter(retry_of=task).first(),
         "targets": task.targets.all(),
         "downloads": _downloads(task) if task.attempt else [],
         "events": [_line(event) for event in events],

@@ -1,4 +1,4 @@
-"""Follows a rollout to its end: live on a terminal, silent elsewhere."""
+"""Shows rollouts, and follows one to its end: live on a terminal, silent elsewhere."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fleet.terminal import table, visible
+from fleet.terminal import table, visible, wrong_call
 from ota import rollouts, status
 from ota.models import Rollout
 from ota.states import IN_FLIGHT, TERMINAL
@@ -24,18 +24,41 @@ MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
 _WIDTH = 24  # columns of a bar
 
 Show = Callable[[dict[str, int]], None]
+Tell = Callable[[str], None]
 
 
-def watch(rollout: Rollout, console: Console | None, seconds: float | None = None) -> bool:
+def find(pk: int) -> Rollout:
+    """The rollout of a number; an unknown one ends the command as a wrong call."""
+    rollout = Rollout.objects.filter(pk=pk).first()
+    return rollout or wrong_call(f"Unknown rollout: {pk}")
+
+
+def title(rollout: Rollout) -> Text:
+    """A rollout's number, name and status, and why it is paused."""
+    why = f" ({visible(rollout.pause_reason)})" if rollout.pause_reason else ""
+    return Text(f"Rollout {rollout.pk}, {visible(rollout.name)}: {rollout.status}{why}")
+
+
+def watch(
+    rollout: Rollout,
+    console: Console | None,
+    seconds: float | None = None,
+    tell: Tell = lambda text: None,
+) -> bool:
     """Waits until all tasks have ended, and shows them on the way if the console is a terminal.
 
-    A rollout that is paused is waited for; elsewhere than on a terminal its reason is logged.
-
-    Returns whether they have; not if ``seconds`` were over before.
+    Returns whether they have; not if ``seconds`` were over before. What keeps the rollout from going
+    on by itself stands there on a terminal, and is told once each time elsewhere.
     """
     until = time.monotonic() + seconds if seconds is not None else float("inf")
+    told = ""
     with _shown(rollout, console) as show:
         while True:
+            rollout.refresh_from_db(fields=["status", "pause_reason"])
+            held = held_back(rollout)
+            if held and held != told and not _is_live(console):
+                tell(f"Rollout {rollout.pk} {held}")
+            told = held
             found = status.counts(rollout)
             show(found)
             if status.is_over(found):
@@ -46,10 +69,23 @@ def watch(rollout: Rollout, console: Console | None, seconds: float | None = Non
             time.sleep(min(PAUSE, max(0.0, until - time.monotonic())))
 
 
+def held_back(rollout: Rollout) -> str:
+    """What a rollout needs a person for, to be read after its number; empty if it goes on by itself."""
+    if rollout.status == Rollout.Status.NEEDS_APPROVAL:
+        return "needs approval by somebody else than its author."
+    if rollout.status == Rollout.Status.PAUSED:
+        return f"is paused: {visible(rollout.pause_reason)}"
+    return ""
+
+
+def _is_live(console: Console | None) -> bool:
+    return console is not None and console.is_terminal
+
+
 @contextmanager
 def _shown(rollout: Rollout, console: Console | None) -> Iterator[Show]:
-    if console is None or not console.is_terminal:
-        yield _say_pauses(rollout)
+    if console is None or not _is_live(console):
+        yield lambda found: None
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda found: live.update(_view(rollout, found), refresh=True)
@@ -78,11 +114,10 @@ def _pause_reason(rollout: Rollout) -> str | None:
 def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
     """How far all are, and those that are upgrading now."""
     running = rollout.tasks.filter(status__in=IN_FLIGHT).order_by("pk")[:MOST_ROWS]
-    tasks = running.select_related("gateway").prefetch_related("targets__device")
-    reason = _pause_reason(rollout)
+    tasks = running.select_related("gateway", "wave").with_targets()
+    held = held_back(rollout)
     return Group(
-        Text(visible(rollout.name), style="bold"),
-        *([Text(visible(f"Nothing is issued: {reason}"), style="yellow")] if reason else []),
+        Text(visible(rollout.name) + (f" {held}" if held else ""), style="bold"),
         summary(found, with_bar=True),
         tasks_table(status.of_tasks(tasks), with_bars=True),
     )
@@ -100,13 +135,34 @@ def summary(found: dict[str, int], *, with_bar: bool = False) -> RenderableType:
     return grid
 
 
+def waves_table(waves: list[status.Document]) -> Table:
+    """One row a wave."""
+    return table(
+        ["Wave", "Title", "Opened", "Docks", "Finished", "Proven", "Failed", "Gate"],
+        [
+            (
+                wave["number"],
+                wave["title"],
+                wave["opened_at"] or "not yet",
+                wave["tasks"],
+                wave["finished"],
+                wave["proven"],
+                wave["failed"],
+                f"{wave['gate']} %",
+            )
+            for wave in waves
+        ],
+    )
+
+
 def tasks_table(tasks: list[status.Document], *, with_bars: bool = False) -> Table:
     """One row a task."""
     return table(
-        ["Dock", "Status", "Progress", "Step", "Attempt", "Upgrades", "Remarks"],
+        ["Dock", "Wave", "Status", "Progress", "Step", "Attempt", "Upgrades", "Remarks"],
         [
             (
                 task["gateway_sn"],
+                task["wave"],
                 task["status"],
                 _progress(task["percent"], with_bar=with_bars),
                 task["step"],

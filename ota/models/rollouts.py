@@ -1,36 +1,117 @@
-"""Rollouts: an operator's decision that these devices get these versions."""
+"""Rollouts: an operator's decision that these devices get these versions; their waves and history."""
 
 from django.conf import settings
-from django.core.validators import MinValueValidator
 from django.db import models
+from django.utils import timezone
 
+from ota.models.policies import Policy
 from ota.states import RolloutStatus
 
 
-class Rollout(models.Model):
-    """These devices to these versions, so many at a time."""
+class Rollout(Policy):
+    """These devices to these versions, under a policy."""
 
     Status = RolloutStatus
 
     name = models.CharField(max_length=200)
     status = models.CharField(
-        max_length=10, choices=RolloutStatus, default=RolloutStatus.RUNNING, db_index=True
-    )
-    limit_in_flight = models.PositiveIntegerField(
-        validators=[MinValueValidator(1)], help_text="How many docks may be upgrading at once."
+        max_length=16, choices=RolloutStatus, default=RolloutStatus.RUNNING, db_index=True
     )
     target_version = models.CharField(
         max_length=64, blank=True, help_text="Empty: the newest available version of each model."
     )
     allow_downgrade = models.BooleanField(default=False)
+    starts_at = models.DateTimeField(null=True, blank=True, help_text="Empty: at once.")
+    deadline_at = models.DateTimeField(
+        null=True, blank=True, help_text="What was not sent by then is canceled. Empty: never."
+    )
+    # Failures before this moment were seen by whoever resumed, and stop nothing again.
+    judged_from = models.DateTimeField(default=timezone.now)
     created_at = models.DateTimeField(auto_now_add=True)
-    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
     finished_at = models.DateTimeField(null=True, blank=True)
     pause_reason = models.CharField(max_length=500, blank=True)
+    # Of somebody who may approve, where the organization wants a second person.
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+    remark = models.CharField(max_length=500, blank=True)
 
     class Meta:
         ordering = ["-pk"]
-        permissions = [("upgrade_devices", "Can start and cancel upgrades")]
+        permissions = [
+            ("upgrade_devices", "Can start and cancel upgrades"),
+            ("approve_rollout", "Can approve rollouts of others"),
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+
+class Wave(models.Model):
+    """One ordered part of a rollout. The gate behind it opens the next one."""
+
+    rollout = models.ForeignKey(Rollout, models.CASCADE, related_name="wave_set")
+    number = models.PositiveIntegerField()
+    title = models.CharField(max_length=200, blank=True, help_text="Such as a site's name.")
+    gate = models.PositiveSmallIntegerField(
+        help_text="Percent of the finished that must be proven."
+    )
+    opened_at = models.DateTimeField(null=True, blank=True)
+    opened_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    met_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its gate has been met without a break."
+    )
+
+    class Meta:
+        ordering = ["rollout", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["rollout", "number"], name="wave_number_in_rollout")
+        ]
+
+    def __str__(self) -> str:
+        return f"wave {self.number}"
+
+
+class RolloutEvent(models.Model):
+    """One line of a rollout's history: who did what to it; nobody where the system did."""
+
+    class Kind(models.TextChoices):
+        STARTED = "started", "Started"
+        NEEDS_APPROVAL = "needs_approval", "Needs approval"
+        APPROVED = "approved", "Approved"
+        DENIED = "denied", "Denied"
+        PAUSED = "paused", "Paused"
+        STOPPED = "stopped", "Paused by itself"
+        RESUMED = "resumed", "Resumed"
+        CANCELED = "canceled", "Canceled"
+        WAVE_OPENED = "wave_opened", "Wave opened"
+        WAVE_WAITING = "wave_waiting", "Wave waits for a click"
+        RETRIED = "retried", "Retried"
+        DISMISSED = "dismissed", "Dismissed"
+        CHANGED = "changed", "Changed"
+        DEADLINE = "deadline", "Deadline passed"
+        FINISHED = "finished", "Finished"
+
+    rollout = models.ForeignKey(Rollout, models.CASCADE, related_name="events")
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=16, choices=Kind)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+"
+    )
+    text = models.CharField(max_length=500, blank=True)
+    told_at = models.DateTimeField(null=True, help_text="When people were told, if they are.")
+
+    class Meta:
+        ordering = ["pk"]
+        indexes = [
+            models.Index(
+                fields=["id"], condition=models.Q(told_at=None), name="rollout_event_untold"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.text}"

@@ -13,7 +13,7 @@ from fleet.models import Device
 from mqtt_bridge import bulk
 from ota import errors, states
 from ota.models.packages import FirmwarePackage
-from ota.models.rollouts import Rollout
+from ota.models.rollouts import Rollout, Wave
 from ota.states import TaskStatus
 
 
@@ -29,8 +29,25 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         return self.filter(status__in=states.IN_FLIGHT)
 
     def waiting(self) -> Self:
-        """Not issued yet, in a rollout that runs."""
-        return self.filter(status=TaskStatus.PENDING, rollout__status=Rollout.Status.RUNNING)
+        """Not issued yet, in an open wave of a rollout that runs."""
+        return self.filter(
+            status=TaskStatus.PENDING,
+            rollout__status=Rollout.Status.RUNNING,
+            wave__opened_at__isnull=False,
+        )
+
+    def with_targets(self) -> Self:
+        """With targets and their devices, in two queries for any number of tasks.
+
+        ``prefetch_related("targets__device")`` fails on SQLite beyond a thousand devices: Django
+        compares each with an OR of its own.
+        """
+        targets = UpgradeTarget.objects.select_related("device")
+        return self.prefetch_related(models.Prefetch("targets", targets))
+
+    def needing_attention(self) -> Self:
+        """Ended without success, and nobody has retried or dismissed them yet."""
+        return self.filter(status__in=states.UNSUCCESSFUL, resolved_at=None)
 
     def move(
         self,
@@ -80,6 +97,7 @@ class UpgradeTask(models.Model):
     Status = TaskStatus
 
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="tasks")
+    wave = models.ForeignKey(Wave, models.PROTECT, related_name="tasks")
     gateway = models.ForeignKey(Device, models.PROTECT, related_name="tasks", verbose_name="dock")
     bid = models.CharField(max_length=64, unique=True, default=new_bid)
     status = models.CharField(max_length=12, choices=TaskStatus, default=TaskStatus.PENDING)
@@ -93,6 +111,10 @@ class UpgradeTask(models.Model):
     checked_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
     is_ready = models.BooleanField(default=False)
+    is_absent = models.BooleanField(default=False, help_text="Waits for a dock that is offline.")
+    not_before = models.DateTimeField(
+        null=True, blank=True
+    )  # start jitter, or a pause between tries
     ready_at = models.DateTimeField(null=True, blank=True)
 
     # After it: by our clock, except ``progress_at``, the device's, which orders its reports.
@@ -101,6 +123,15 @@ class UpgradeTask(models.Model):
     progress_at = models.DateTimeField(null=True, blank=True)
     progress_seen_at = models.DateTimeField(null=True, blank=True)
     device_ok_at = models.DateTimeField(null=True, blank=True)
+    retries = models.PositiveSmallIntegerField(
+        default=0, help_text="How often it was sent again after a failure."
+    )
+    retry_of = models.OneToOneField(
+        "self", models.SET_NULL, null=True, blank=True, related_name="retried_as"
+    )
+    resolved_at = models.DateTimeField(
+        null=True, blank=True, help_text="When somebody retried or dismissed it after its failure."
+    )
     # Accepted the command long ago, and has never come for the package.
     no_show_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -124,6 +155,9 @@ class UpgradeTask(models.Model):
         indexes = [
             models.Index(fields=["rollout", "status", "id"], name="task_rollout_status"),
             models.Index(fields=["status", "due_at"], name="task_status_due"),
+            models.Index(
+                fields=["finished_at"], condition=models.Q(result__gt=0), name="task_with_result"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -141,6 +175,11 @@ class UpgradeTask(models.Model):
         return (
             self.attempt > 0 and self.sent_at is not None and (seen is None or seen < self.sent_at)
         )
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it ended without success, and nobody has retried or dismissed it yet."""
+        return self.status in states.UNSUCCESSFUL and self.resolved_at is None
 
     @property
     def advice(self) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Prefetch, Q, QuerySet
 
 from fleet import versions
 from mqtt_bridge import bulk, envelope, metrics, publisher, topics
@@ -21,7 +21,7 @@ from ota import delivery, live, messages, needs
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.needs import Reason, Situation
 from ota.states import PackageState, TaskStatus
-from ota.upgrades import files
+from ota.upgrades import files, hours
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +29,29 @@ logger = logging.getLogger(__name__)
 OVERLAP = dt.timedelta(seconds=10)
 LOOK_AGAIN = dt.timedelta(seconds=5)
 LOOK_ANYWAY = dt.timedelta(minutes=10)
+# A tick stays short also when everything wakes at once, as at the opening of the hours.
+LOOK_AT_MOST = 500
 
 _Tasks = list[UpgradeTask]
 
 
 def look_again(now: dt.datetime) -> None:
-    """Assesses the waiting tasks whose dock or aircraft changed since, or whose time has come."""
+    """Assesses the waiting tasks whose dock or aircraft changed since, or whose time has come.
+
+    If there are many, the next ticks do the rest: first come those that wait longest for a look.
+    """
     changed = Q(gateway__changed_at__gte=F("checked_at")) | Q(checked_at=None) | Q(due_at__lte=now)
-    _assess(UpgradeTask.objects.waiting().filter(changed), now)
+    waiting = UpgradeTask.objects.waiting().filter(changed)
+    first = waiting.order_by(F("checked_at").asc(nulls_first=True), "pk")[:LOOK_AT_MOST]
+    _assess(UpgradeTask.objects.filter(pk__in=list(first.values_list("pk", flat=True))), now)
 
 
 def due(now: dt.datetime) -> list[int]:
-    """The tasks that may be sent now, within each rollout's limit in flight, oldest first."""
-    free = _free_slots(Rollout.objects.filter(status=Rollout.Status.RUNNING))
-    found = []
-    ready = UpgradeTask.objects.waiting().filter(is_ready=True).order_by("pk")
-    for pk, rollout_id in ready.values_list("pk", "rollout_id"):
-        if free[rollout_id] > 0:
-            free[rollout_id] -= 1
-            found.append(pk)
-    return found
+    """The tasks that may be sent now, within the limits in flight, in the order of their waves."""
+    slots = Slots(Rollout.objects.filter(status=Rollout.Status.RUNNING))
+    ready = UpgradeTask.objects.waiting().filter(is_ready=True).order_by("wave__number", "pk")
+    places = ready.values_list("pk", "rollout_id", "gateway__site_id")
+    return [pk for pk, rollout_id, site_id in places if slots.take(rollout_id, site_id)]
 
 
 def issue(pks: Sequence[int], now: dt.datetime) -> int:
@@ -65,17 +68,18 @@ def _claim(
 ) -> list[tuple[UpgradeTask, bytes]]:
     """Makes the commands and marks their tasks ``sent``; ``held_back`` by package.
 
-    It holds the lock of their rollouts, so that two workers together keep the limit.
+    It holds the lock of all rollouts that run, so that workers together keep the limits of each,
+    of a site and of the system.
     """
     with transaction.atomic():
         waiting = UpgradeTask.objects.waiting().filter(pk__in=pks)
-        rollouts = Rollout.objects.filter(pk__in=waiting.values("rollout_id")).order_by("pk")
-        free = _free_slots(list(rollouts.select_for_update()))
-        chosen = []
-        for task in _sendable(_assess(waiting, now), held_back, now):
-            if free[task.rollout_id] > 0:
-                free[task.rollout_id] -= 1
-                chosen.append(task)
+        running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk")
+        slots = Slots(list(running.select_for_update(of=("self",))))
+        chosen = [
+            task
+            for task in _sendable(_assess(waiting, now), held_back, now)
+            if slots.take(task.rollout_id, task.gateway.site_id)
+        ]
         commands = _commands(chosen, now)
         moved = UpgradeTask.objects.move(
             commands,
@@ -86,6 +90,7 @@ def _claim(
             replied_at=None,
             waits_for=[],
             due_at=None,
+            not_before=None,
         )
         claimed = [task for task in chosen if task.pk in moved]
         bulk.insert(_command_event(task, now) for task in claimed)
@@ -185,15 +190,31 @@ def note(tasks: Iterable[UpgradeTask], now: dt.datetime, text: str) -> None:
     bulk.insert(TaskEvent(task=task, at=now, kind=TaskEvent.Kind.NOTE, text=text) for task in tasks)
 
 
-def _free_slots(rollouts: Iterable[Rollout]) -> Counter[int]:
-    """How many more tasks of each rollout may be in flight, from the rows that are."""
-    free = Counter({rollout.pk: rollout.limit_in_flight for rollout in rollouts})
-    free.subtract(
-        UpgradeTask.objects.in_flight()
-        .filter(rollout__in=free)
-        .values_list("rollout_id", flat=True)
-    )
-    return free
+class Slots:
+    """How many more tasks may be in flight, from the rows that are: by rollout, by site, in all."""
+
+    def __init__(self, rollouts: Iterable[Rollout]) -> None:
+        self._rollouts = {rollout.pk: rollout for rollout in rollouts}
+        flying = UpgradeTask.objects.in_flight().values_list("rollout_id", "gateway__site_id")
+        found = list(flying)
+        self._by_rollout = Counter(rollout_id for rollout_id, _ in found)
+        self._by_site = Counter(site_id or 0 for _, site_id in found)
+        self._all = len(found)
+
+    def take(self, rollout_id: int, site_id: int | None) -> bool:
+        """Takes a slot, if there is one for a task of this rollout at this site."""
+        rollout = self._rollouts.get(rollout_id)
+        if rollout is None or self._by_rollout[rollout_id] >= rollout.limit_in_flight:
+            return False
+        most = rollout.limit_per_site
+        if most is not None and site_id and self._by_site[site_id] >= most:
+            return False
+        if settings.SYSTEM_LIMIT_IN_FLIGHT and self._all >= settings.SYSTEM_LIMIT_IN_FLIGHT:
+            return False
+        self._by_rollout[rollout_id] += 1
+        self._by_site[site_id or 0] += 1
+        self._all += 1
+        return True
 
 
 def _open_targets(task: UpgradeTask) -> list[UpgradeTarget]:
@@ -207,15 +228,7 @@ def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
     A task whose devices have the version already ends as proven; one that must not go any more
     ends as canceled, with the reason.
     """
-    tasks = list(
-        waiting.select_related("gateway__model", "rollout")
-        .prefetch_related(
-            "targets__device__model",
-            "targets__device__gateway__model",
-            "targets__package__models",
-        )
-        .order_by("pk")
-    )
+    tasks = _read(waiting)
     if not tasks:
         return []
     situation = Situation(now)
@@ -234,7 +247,20 @@ def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
     return [task for task in tasks if found.get(task.pk) == []]
 
 
-_COLUMNS = ("checked_at", "due_at", "waits_for", "is_ready", "ready_at")
+def _read(waiting: QuerySet[UpgradeTask]) -> _Tasks:
+    """The tasks, oldest first, with all that decides on them; each package is read once."""
+    devices = UpgradeTarget.objects.select_related("device__model", "device__gateway__model")
+    found = waiting.select_related("gateway__model", "gateway__site", "rollout")
+    tasks = list(found.prefetch_related(Prefetch("targets", devices)).order_by("pk"))
+    targets = [target for task in tasks for target in task.targets.all()]
+    library = FirmwarePackage.objects.prefetch_related("models")
+    packages = library.in_bulk({target.package_id for target in targets})
+    for target in targets:
+        target.package = packages[target.package_id]
+    return tasks
+
+
+_COLUMNS = ("checked_at", "due_at", "waits_for", "is_ready", "is_absent", "ready_at")
 
 
 def _write(tasks: _Tasks, found: dict[int, list[Reason]], now: dt.datetime) -> None:
@@ -245,7 +271,8 @@ def _write(tasks: _Tasks, found: dict[int, list[Reason]], now: dt.datetime) -> N
             continue
         reasons = [reason.as_json() for reason in found[task.pk]]
         rows[task.pk] = {"checked_at": now - OVERLAP, "due_at": _due_at(task, found[task.pk], now)}
-        rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons}
+        is_absent = any(reason.code == "offline" for reason in found[task.pk])
+        rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons, "is_absent": is_absent}
         if not reasons and not task.is_ready:
             task.ready_at = rows[task.pk]["ready_at"] = now
         if task.waits_for != reasons or task.is_ready == bool(reasons):
@@ -258,6 +285,13 @@ def _write(tasks: _Tasks, found: dict[int, list[Reason]], now: dt.datetime) -> N
 def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> dt.datetime:
     """When to look again although nothing was reported: for what only time clears."""
     codes = {reason.code for reason in reasons}
+    openings = (
+        hours.opening(task, now) if "hours" in codes else None,
+        task.not_before if "not_yet" in codes else None,
+        task.rollout.starts_at if "not_started" in codes else None,
+    )
+    if known := [opening for opening in openings if opening]:
+        return max(known)
     if "settling" in codes:
         return task.gateway.settled_at(settings.SETTLE_TIME) or now
     if codes & {
@@ -277,6 +311,7 @@ def _waits_for(task: UpgradeTask, situation: Situation) -> list[Reason]:
     aircraft = [target.device for target in targets if target.device_id != task.gateway_id]
     packages = [target.package for target in targets]
     found = needs.blockers(situation, task.gateway, next(iter(aircraft), None), packages)
+    found += _too_early(task, situation.now)
     if any(situation.tasks[target.device_id] - {task.pk} for target in targets):
         found.append(Reason("open_task", "another upgrade of the same device is open"))
     unavailable = [p for p in packages if p.state != PackageState.AVAILABLE]
@@ -290,8 +325,21 @@ def _waits_for(task: UpgradeTask, situation: Situation) -> list[Reason]:
     return found + list(dict.fromkeys(first for first in firsts if first))
 
 
+def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
+    starts_at = task.rollout.starts_at
+    if starts_at and starts_at > now:
+        yield Reason("not_started", f"the rollout starts on {hours.shown(task, starts_at)}")
+    if task.not_before and task.not_before > now:
+        why = "its pause after a failure lasts" if task.retries else "its start is spread: it waits"
+        yield Reason("not_yet", f"{why} until {hours.shown(task, task.not_before)}")
+    if text := hours.closed(task, now):
+        yield Reason("hours", text)
+
+
 def _end(task: UpgradeTask, now: dt.datetime) -> tuple[TaskStatus, str] | None:
     """How a waiting task ends without being sent, if the world has changed meanwhile."""
+    if late := hours.overdue(task.rollout, now):
+        return TaskStatus.CANCELED, late
     for target in task.targets.all():
         _note_rollback(target)
     reasons = [reason for target in _open_targets(task) if (reason := _obsolete(task, target, now))]

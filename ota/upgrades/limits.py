@@ -11,10 +11,10 @@ from django.conf import settings
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession
-from ota import live
+from ota import live, states
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import no_show, proof
+from ota.upgrades import no_show, proof, retries
 
 IDLE = 0
 # After a break the bridge first brings in what the broker kept; that long nothing is judged.
@@ -23,10 +23,11 @@ MOST_ATTEMPTS = 10
 
 
 class Verdict(NamedTuple):
-    """Where a limit leads a task, and why."""
+    """Where a limit leads a task, and why; ``is_final`` where another attempt could do harm."""
 
     target: TaskStatus
     text: str
+    is_final: bool = False
 
 
 def enforce(now: dt.datetime) -> None:
@@ -36,7 +37,7 @@ def enforce(now: dt.datetime) -> None:
         return
     in_flight = UpgradeTask.objects.in_flight()
     verdicts: defaultdict[Verdict, list[UpgradeTask]] = defaultdict(list)
-    for task in in_flight.select_related("gateway").prefetch_related("targets__device"):
+    for task in in_flight.select_related("gateway").with_targets():
         if verdict := _verdict(task, heard_since, now):
             verdicts[verdict].append(task)
     for verdict, tasks in verdicts.items():
@@ -56,6 +57,10 @@ def forget_foreign(now: dt.datetime) -> None:
 
 
 def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> None:
+    if verdict.target in states.UNSUCCESSFUL and not verdict.is_final:
+        for task in tasks:
+            _fail(verdict, task, now)
+        return
     fields: dict[str, Any] = {"message": verdict.text[:500]}
     if verdict.target == TaskStatus.PENDING:
         fields |= {"is_ready": False, "checked_at": None}
@@ -75,12 +80,27 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
 
 
+def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
+    """Ends it, or leads to another attempt if it deserves one."""
+    found = retries.outcome(task, verdict.target, None, verdict.text, now)
+    UpgradeTask.objects.move(
+        [task.pk],
+        found.target,
+        now,
+        found.text[:500],
+        only_from=[TaskStatus(task.status)],
+        **found.fields,
+    )
+    live.announce([(task.rollout_id, task.pk)])
+
+
 def _verdict(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
     if task.status == TaskStatus.VERIFYING:
         return _unproven(task, heard_since, now)
     if _is_over(task.sent_at, settings.HARD_LIMIT, heard_since, now):
         limit = _minutes(settings.HARD_LIMIT)
-        return Verdict(TaskStatus.TIMEOUT, f"not finished within {limit}; {_shortfall(task)}")
+        text = f"not finished within {limit}; {_shortfall(task)}"
+        return Verdict(TaskStatus.TIMEOUT, text, is_final=True)
     if task.status == TaskStatus.SENT and task.replied_at is None:
         return _unanswered(task, heard_since, now)
     return _silent(task, heard_since, now)
@@ -99,9 +119,10 @@ def _unanswered(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -
             TaskStatus.IN_PROGRESS, "no reply, but the dock reports that it is upgrading"
         )
     waited = _minutes(settings.REPLY_TIME)
-    if task.is_dock_silent and task.attempt < MOST_ATTEMPTS:
+    sent = task.attempt - task.retries  # a retry after a failure has tries of its own
+    if task.is_dock_silent and sent < MOST_ATTEMPTS:
         return Verdict(TaskStatus.PENDING, f"the dock was not heard for {waited} after the command")
-    if task.attempt < settings.SEND_ATTEMPTS:
+    if sent < settings.SEND_ATTEMPTS:
         return Verdict(TaskStatus.PENDING, f"no reply within {waited}; the command goes out again")
     return Verdict(TaskStatus.TIMEOUT, f"no reply to {task.attempt} commands")
 

@@ -14,9 +14,10 @@ from ota import errors, live, states
 from ota.messages import Report
 from ota.models import ForeignUpgrade, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import proof
+from ota.upgrades import proof, retries
 
 Reports = Sequence[Message[Report]]
+Matched = tuple[Message[Report], UpgradeTask]
 
 # What docks say; the empty one is a missing one.
 _STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
@@ -39,14 +40,16 @@ def record_replies(messages: Reports, now: dt.datetime) -> None:
     tasks = _by_bid(messages)
     matched = [(m, tasks[m.bid, m.sn]) for m in messages if (m.bid, m.sn) in tasks]
     metrics.count("foreign_replies", len(messages) - len(matched))
+    matched = _without_repeats(matched)
     _write_history((message, task, False) for message, task in matched)
-    moves: defaultdict[Move, list[int]] = defaultdict(list)
+    matched = [(message, task) for message, task in matched if not retries.is_resting(task)]
+    moves: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
     accepted = {task.pk for message, task in matched if _is_acceptance(message, task)}
     for message, task in matched:
         move = _answer(message, task)
         is_taken = task.pk in accepted or task.replied_at is not None
         if move and is_taken == (move.target in _RUNNING):
-            moves[move].append(task.pk)
+            moves[move].append(task)
         if task.sent_at:
             metrics.observe("reply_seconds", (now - task.sent_at).total_seconds())
     UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
@@ -63,7 +66,7 @@ def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
     "Already upgrading" after an attempt that nobody answered means that this attempt was taken.
     """
     data = message.data
-    if data.result == errors.ALREADY_UPGRADING and task.attempt > 1:
+    if data.result == errors.ALREADY_UPGRADING and retries.went_unanswered(task):
         return True
     return data.result == 0 and data.status not in _ENDS
 
@@ -83,19 +86,20 @@ def _answer(message: Message[Report], task: UpgradeTask) -> Move | None:
 def record_progress(messages: Reports, now: dt.datetime) -> None:
     """``ota_progress`` of any dialect, in any order, any number of times."""
     matched, foreign = _match(messages)
+    matched = _without_repeats(matched)
     reports: defaultdict[UpgradeTask, list[Message[Report]]] = defaultdict(list)
     for message, task in matched:
         reports[task].append(message)
     _count_unknown(messages)
     history: list[tuple[Message[Report], UpgradeTask, bool]] = []
     rows: dict[int, dict[str, Any]] = {}
-    moves: defaultdict[Move, list[int]] = defaultdict(list)
+    moves: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
     for task, found in reports.items():
         new = _newer(task, found)
         history += [(message, task, message not in new) for message in found]
         if new:
             rows[task.pk] = _columns(new[-1], task, now)
-            moves[_move(new[-1])].append(task.pk)
+            moves[_move(new[-1])].append(task)
     _write_history(history)
     bulk.update(UpgradeTask, _COLUMNS, rows)
     _apply(moves, now)
@@ -130,7 +134,8 @@ def _newer(task: UpgradeTask, found: Reports) -> Reports:
         return []
     new: list[Message[Report]] = []
     for message in sorted(found, key=lambda message: message.at):
-        if not is_overtaken(message, task.progress_at, task.progress_seen_at):
+        is_echo = _move(message).target in _ENDS.values() and retries.is_echo(task)
+        if not is_echo and not is_overtaken(message, task.progress_at, task.progress_seen_at):
             new.append(message)
             if _is_end(message):
                 break
@@ -176,11 +181,37 @@ def _move(message: Message[Report]) -> Move:
 
 
 def _apply(
-    moves: dict[Move, list[int]], now: dt.datetime, only_from: Iterable[TaskStatus] | None = None
+    moves: dict[Move, list[UpgradeTask]],
+    now: dt.datetime,
+    only_from: Iterable[TaskStatus] | None = None,
 ) -> None:
-    for move, pks in moves.items():
+    for move, tasks in moves.items():
+        if move.target in states.UNSUCCESSFUL:
+            _fail(move, tasks, now, only_from)
+            continue
+        pks = [task.pk for task in tasks]
         UpgradeTask.objects.move(
             pks, move.target, now, move.text[:500], only_from=only_from, result=move.result
+        )
+
+
+def _fail(
+    move: Move,
+    tasks: Iterable[UpgradeTask],
+    now: dt.datetime,
+    only_from: Iterable[TaskStatus] | None,
+) -> None:
+    """Each failure ends its task or leads to another attempt; few, so some statements each are fine."""
+    for task in tasks:
+        found = retries.outcome(task, move.target, move.result, move.text, now)
+        UpgradeTask.objects.move(
+            [task.pk],
+            found.target,
+            now,
+            found.text[:500],
+            only_from=only_from,
+            result=move.result,
+            **found.fields,
         )
 
 
@@ -195,7 +226,7 @@ def _by_bid(messages: Reports) -> dict[tuple[str, str], UpgradeTask]:
     return {(task.bid, task.gateway.sn): task for task in locked}
 
 
-def _match(messages: Reports) -> tuple[list[tuple[Message[Report], UpgradeTask]], Reports]:
+def _match(messages: Reports) -> tuple[list[Matched], Reports]:
     """Each message with its task: by ``bid``, else the dock's one open task that it has taken.
 
     The rest belongs to upgrades that are not ours.
@@ -214,6 +245,14 @@ def _match(messages: Reports) -> tuple[list[tuple[Message[Report], UpgradeTask]]
         else:
             matched.append((message, task))
     return matched, foreign
+
+
+def _without_repeats(found: Sequence[Matched]) -> list[Matched]:
+    """Those that have not come before: a failure that comes twice must not end two attempts."""
+    new = {message.digest: (message, task) for message, task in found}
+    for key in TaskEvent.objects.filter(key__in=new).values_list("key", flat=True):
+        del new[str(key)]
+    return list(new.values())
 
 
 def _without_bid(messages: Reports) -> set[str]:

@@ -10,13 +10,15 @@ from django.contrib.auth.models import Group, User
 from django.core.cache import cache
 from django.db import connection
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
 from config import warnings
 from fleet.models import Device
 from mqtt_bridge.models import FailedMessage
-from ota.models import FirmwarePackage, ForeignUpgrade, PackageEvent
+from ota import rollouts
+from ota.models import FirmwarePackage, ForeignUpgrade, PackageEvent, Rollout
 from ota.states import TaskStatus
 from tests.make import (
     make_aircraft,
@@ -26,6 +28,7 @@ from tests.make import (
     make_package,
     make_rollout,
     make_task,
+    make_wave,
 )
 from tests.people import context, log_in, text
 
@@ -124,9 +127,10 @@ def test_a_failed_task_is_shown_with_its_advice(viewer: Client) -> None:
     assert "312704" in text(viewer.get(PAGE))
 
 
-def test_a_failure_of_last_month_is_forgotten(viewer: Client) -> None:
+def test_a_failure_of_last_month_that_somebody_dismissed_is_forgotten(viewer: Client) -> None:
     long_ago = timezone.now() - dt.timedelta(days=30)
-    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=long_ago)
+    status = TaskStatus.FAILED
+    make_task(make_dock(), status=status, finished_at=long_ago, resolved_at=long_ago)
     assert context(viewer, PAGE)["attention"] == []
 
 
@@ -286,9 +290,13 @@ def test_packages_are_told_only_to_those_who_may_see_them(client: Client) -> Non
     assert "is damaged" not in warnings_of(client)
 
 
+def stop(rollout: Rollout) -> None:
+    rollouts.stop(rollout, "package A.zip is damaged: gone", timezone.now())
+
+
 def test_a_rollout_that_the_system_paused_is_told_and_one_of_people_is_not(viewer: Client) -> None:
-    make_rollout(name="North", status="paused", pause_reason="package A.zip is damaged: gone")
-    make_rollout(name="South", status="paused", pause_reason="paused by ann")
+    stop(make_rollout(name="North"))
+    rollouts.pause(make_rollout(name="South"), timezone.now())
     told = warnings_of(viewer)
     assert "Rollout North is paused: package A.zip is damaged: gone" in told
     assert "South" not in told
@@ -309,7 +317,39 @@ def test_many_warnings_of_one_kind_are_shortened_and_cost_no_more(
     for number in (1, 9):
         for _ in range(number):
             make_damaged()
-            make_rollout(status="paused", pause_reason="package A.zip is damaged: gone")
+            stop(make_rollout())
         with django_assert_num_queries(3):
             counts.append(len(warnings.of_library(timezone.now())))
     assert counts == [2, 8]
+
+
+# What waits for a decision
+
+
+def attention(client: Client) -> dict[str, tuple[int, str]]:
+    return {tile.text: (tile.number, tile.url) for tile in context(client, PAGE)["attention"]}
+
+
+def test_failures_that_nobody_has_settled_stay_however_old(viewer: Client) -> None:
+    long_ago = timezone.now() - dt.timedelta(days=30)
+    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=long_ago)
+    number, url = attention(viewer)["failed upgrades to retry or dismiss"]
+    assert number == 1
+    assert viewer.get(url).context["cl"].result_count == 1
+
+
+def test_a_rollout_that_waits_for_approval_is_a_click_away(viewer: Client) -> None:
+    rollout = make_rollout(status="needs_approval")
+    page = reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert attention(viewer) == {"rollouts waiting for approval": (1, page)}
+    make_rollout(status="needs_approval")
+    number, url = attention(viewer)["rollouts waiting for approval"]
+    assert (number, viewer.get(url).context["cl"].result_count) == (2, 2)
+
+
+def test_a_rollout_whose_next_wave_waits_for_a_click_stands_there(viewer: Client) -> None:
+    rollout = make_rollout(asks_between_waves=True)
+    make_wave(rollout, 2, opened_at=None)
+    assert attention(viewer) == {}
+    rollout.wave_set.filter(number=1).update(met_at=timezone.now())
+    assert list(attention(viewer)) == ["rollouts waiting for a click to open the next wave"]

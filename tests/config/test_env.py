@@ -37,6 +37,10 @@ WRONG = [
     ("FIRMWARE_BYTES_PER_SECOND", "1.5", "a whole number from 0 to 1000000000"),
     ("OTA_SEND_ATTEMPTS", "11", "a number from 1 to 10"),
     ("OTA_SEND_ATTEMPTS", "1.5", "a whole number from 1 to 10"),
+    ("EMAIL_URL", "mail.example.org", "smtp://host:25"),
+    ("EMAIL_URL", "imap://mail.example.org", "smtp://host:25"),
+    ("EMAIL_URL", "smtp://mail.example.org:port", "a port from 1 to 65535"),
+    ("WEBHOOK_ALLOW_PRIVATE", "some", "1 or 0"),
     ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),
     ("DATABASE_URL", "sqlite:////proc/x/y", "a path in a folder that can be written"),
     ("CSRF_TRUSTED_ORIGINS", "fleet.example.org", "addresses such as https://"),
@@ -141,3 +145,26 @@ def test_a_bucket_keeps_its_prefix_and_endpoint(
     options = env.storage("STORAGE_URL", "", tmp_path)["OPTIONS"]
     assert (options["bucket_name"], options["location"]) == ("firmware", "fleet/a")
     assert options["endpoint_url"] == "https://s3.example.org"
+
+
+@pytest.mark.parametrize(
+    ("value", "port", "tls", "ssl"),
+    [
+        ("smtp://mail.example.org", 25, False, False),
+        ("smtp+tls://ada:secret@mail.example.org", 587, True, False),
+        ("smtp+ssl://ada:secret@mail.example.org", 465, False, True),
+        ("smtp+tls://mail.example.org:2525", 2525, True, False),
+    ],
+)
+def test_a_mail_server_has_the_usual_port_of_its_encryption(
+    value: str, port: int, tls: bool, ssl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMAIL_URL", value)
+    found = env.email("EMAIL_URL")
+    assert found["EMAIL_PORT"] == port
+    assert (found.get("EMAIL_USE_TLS", False), found.get("EMAIL_USE_SSL", False)) == (tls, ssl)
+
+
+def test_without_a_mail_server_e_mails_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMAIL_URL", raising=False)
+    assert env.email("EMAIL_URL")["EMAIL_BACKEND"].endswith("dummy.EmailBackend")

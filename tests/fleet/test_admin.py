@@ -247,7 +247,7 @@ def test_an_operator_may_not_make_a_new_code(operator: Client) -> None:
     assert operator.post(url, {"_form_submitted": "on"}).status_code == 403
 
 
-@pytest.mark.parametrize(("zone", "count"), [("Europe/Zurich", 1), ("Mars/Base", 0)])
+@pytest.mark.parametrize(("zone", "count"), [("Europe/Zurich", 1), ("Mars/Base", 0), ("", 0)])
 def test_a_site_has_a_time_zone_that_exists(administrator: Client, zone: str, count: int) -> None:
     form = {"organization": make_organization().pk, "name": "Roof", "time_zone": zone}
     administrator.post("/admin/fleet/site/add/", form)

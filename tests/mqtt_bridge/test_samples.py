@@ -180,6 +180,7 @@ def make_sent_task(sn: str, bid: str, **fields: Any) -> UpgradeTask:
     return make_task(make_device(model, sn=sn), status=TaskStatus.SENT, bid=bid, **fields)
 
 
+LAST = 100  # tries: the next failure is the end
 PROGRESS = {
     "sent": (TaskStatus.IN_PROGRESS, 0, "", None),
     "download": (TaskStatus.IN_PROGRESS, 10, "download_firmware", None),
@@ -197,7 +198,7 @@ PROGRESS = {
 @pytest.mark.parametrize("name", PROGRESS)
 def test_progress_in_each_dialect_moves_its_task(name: str, bridge: Bridge, wire: Wire) -> None:
     found = sample(f"events.ota_progress.{name}")
-    task = make_sent_task(found["topic"].split("/")[2], found["payload"]["bid"])
+    task = make_sent_task(found["topic"].split("/")[2], found["payload"]["bid"], retries=LAST)
     wire.say(found["topic"], found["payload"])
     line = TaskEvent.objects.filter(task=task, kind="progress")
     eventually(line.exists, "the line of history")
@@ -226,7 +227,7 @@ def test_a_reply_to_the_command_is_kept(
     name: str, status: str, result: int | None, bridge: Bridge, wire: Wire
 ) -> None:
     found = sample(f"services_reply.ota_create.{name}")
-    task = make_sent_task(DOCK, found["payload"]["bid"], replied_at=None)
+    task = make_sent_task(DOCK, found["payload"]["bid"], replied_at=None, retries=LAST)
     wire.say(found["topic"], found["payload"] | {"tid": task.tid})
     eventually(TaskEvent.objects.filter(task=task, kind="reply").exists, "the line of history")
     task.refresh_from_db()

@@ -20,6 +20,7 @@ from pytest_django import Settings
 from mqtt_bridge import publisher
 from ota import checks, packages, rollouts, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
+from ota.models.notices import Kind, News
 from ota.packages import PackageRefused
 from ota.states import PackageState, TaskStatus
 from ota.upgrades import issue
@@ -292,6 +293,7 @@ def test_a_damaged_package_is_found_and_its_rollouts_pause(
         assert rollout.status == Rollout.Status.PAUSED
         assert f"package {package} is damaged" in rollout.pause_reason
     assert Rollout.objects.get(pk=other.rollout_id).status == Rollout.Status.RUNNING
+    assert [news.package for news in News.objects.filter(kind=Kind.DAMAGED)] == [package]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -552,7 +554,7 @@ def test_resuming_a_rollout_whose_package_was_mended_sends_its_tasks(
     check()
     tick()
     assert not sent
-    rollouts.resume(task.rollout)
+    rollouts.resume(task.rollout, timezone.now())
     tick()
     assert len(sent) == 1
 

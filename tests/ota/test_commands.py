@@ -1,11 +1,12 @@
 """`import_firmware`, `fleet_status` and `upgrade_status`: documents, exit codes, tables."""
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from ota.management import watching
 from ota.models import FirmwarePackage, ProductCode
@@ -23,6 +24,7 @@ from tests.make import (
     make_package,
     make_rollout,
     make_task,
+    make_wave,
 )
 
 pytestmark = pytest.mark.django_db
@@ -220,12 +222,26 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
     told = run.answer("upgrade_status", str(rollout.pk))
     assert told.pop("counts")["failed"] == 1
     (row,) = told.pop("tasks")
+    opened_at = rollout.wave_set.get().opened_at
+    wave = {
+        "number": 1,
+        "title": "",
+        "opened_at": opened_at and opened_at.isoformat(),
+        "tasks": 1,
+        "finished": 1,
+        "proven": 0,
+        "failed": 1,
+        "gate": 100,
+    }
     assert told == {
         "rollout_id": rollout.pk,
         "name": "Night",
         "status": "running",
         "pause_reason": None,
         "created_at": rollout.created_at.isoformat(),
+        "starts_at": None,
+        "deadline_at": None,
+        "waves": [wave],
     }
     target = {
         "sn": dock.sn,
@@ -238,6 +254,7 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
     assert row.pop("advice").startswith("312704: ")
     assert row == {
         "gateway_sn": dock.sn,
+        "wave": 1,
         "bid": task.bid,
         "status": "failed",
         "message": None,
@@ -246,6 +263,9 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
         "rate": 900,
         "result": 312704,
         "attempt": 1,
+        "retries": 0,
+        "not_before": None,
+        "needs_attention": True,
         "no_show": False,
         "waits_for": [],
         "targets": [target],
@@ -257,19 +277,18 @@ def test_a_paused_rollout_says_why(run: Run) -> None:
     told = run.answer("upgrade_status", str(rollout.pk))
     assert (told["status"], told["pause_reason"]) == ("paused", "paused by ann")
     assert run("upgrade_status", str(rollout.pk)) == 0
-    assert "paused, paused by ann" in run.out
+    assert "paused (paused by ann)" in run.out
 
 
 def test_a_rollout_that_is_watched_says_once_why_it_is_paused(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rollout = make_rollout(status="paused", pause_reason="paused by ann")
     make_task(rollout=rollout)
     monkeypatch.setattr(watching, "PAUSE", 0.01)
-    assert not watching.watch(rollout, None, 0.2)
-    assert caplog.messages == [
-        f"rollout {rollout.pk} waits until somebody resumes it: paused by ann"
-    ]
+    told: list[str] = []
+    assert not watching.watch(rollout, None, 0.2, tell=told.append)
+    assert told == [f"Rollout {rollout.pk} is paused: paused by ann"]
 
 
 def test_counts_name_every_status(run: Run) -> None:
@@ -285,8 +304,36 @@ def test_people_see_how_a_rollout_stands(run: Run) -> None:
     task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS, percent=40)
     assert run("upgrade_status", str(rollout.pk)) == 0
     assert "Night [red]: running" in run.out
-    assert re.search(rf"{task.gateway.sn} +in_progress +40 %", run.out)
+    assert re.search(rf"{task.gateway.sn} +1 +in_progress +40 %", run.out)
     assert "1 task: 1 in_progress" in run.out
+
+
+def test_people_see_the_waves_and_why_a_rollout_does_not_go_on(run: Run) -> None:
+    rollout = make_rollout(name="Night", status="paused", pause_reason="3 upgrades failed")
+    make_wave(rollout, 2, title="Harbour", opened_at=None, gate=95)
+    run("upgrade_status", str(rollout.pk))
+    assert "Night: paused (3 upgrades failed)" in run.out
+    assert re.search(r"2 +Harbour +not yet +0 +0 +0 +0 +95 %", run.out)
+
+
+def test_times_and_retries_are_told(run: Run) -> None:
+    soon = timezone.now() + timedelta(hours=1)
+    rollout = make_rollout(starts_at=soon, deadline_at=soon + timedelta(days=1))
+    make_task(rollout=rollout, retries=2, not_before=soon)
+    told = run.answer("upgrade_status", str(rollout.pk))
+    assert told["starts_at"] == told["tasks"][0]["not_before"] == soon.isoformat()
+    assert told["deadline_at"] == (soon + timedelta(days=1)).isoformat()
+    assert (told["tasks"][0]["retries"], told["tasks"][0]["needs_attention"]) == (2, False)
+
+
+@pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.REJECTED])
+def test_what_failed_needs_attention_until_it_is_dismissed(run: Run, status: TaskStatus) -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout, status=status)
+    assert run.answer("upgrade_status", str(rollout.pk))["tasks"][0]["needs_attention"]
+    task.resolved_at = timezone.now()
+    task.save()
+    assert not run.answer("upgrade_status", str(rollout.pk))["tasks"][0]["needs_attention"]
 
 
 def test_watching_ends_with_the_rollout(run: Run) -> None:
@@ -305,11 +352,11 @@ def test_the_status_of_many_tasks_costs_no_more_queries(
 ) -> None:
     rollout = make_rollout()
     make_task(rollout=rollout)
-    with django_assert_max_num_queries(5) as few:
+    with django_assert_max_num_queries(7) as few:
         run("upgrade_status", str(rollout.pk))
-    for _ in range(20):
-        dock = make_dock()
-        make_task(dock, rollout=rollout, aircraft=make_aircraft(dock))
-    with django_assert_max_num_queries(5) as many:
+    for number in range(2, 22):
+        dock, wave = make_dock(), make_wave(rollout, number)
+        make_task(dock, rollout=rollout, aircraft=make_aircraft(dock), wave=wave)
+    with django_assert_max_num_queries(7) as many:
         run("upgrade_status", str(rollout.pk))
     assert len(many) == len(few)

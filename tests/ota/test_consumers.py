@@ -12,6 +12,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import Permission, User
 from django.db import connections
 from django.test import AsyncClient
+from django.utils import timezone
 from pytest_django import Settings
 
 from config.asgi import application
@@ -143,7 +144,7 @@ async def test_pausing_is_seen_at_once_on_the_page_and_in_its_rows(
 ) -> None:
     one = await watch()
     await one.receive_json_from()
-    await sync_to_async(rollouts.pause)(rollout, "package A.zip is damaged")
+    await sync_to_async(rollouts.stop)(rollout, "package A.zip is damaged", timezone.now())
     shown = await sync_to_async(keys)(rollout)
     await announce(rollout, 0, *shown)
     update = await one.receive_json_from()

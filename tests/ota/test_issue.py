@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
-from fleet.models import Device
+from fleet.models import Device, Site
 from mqtt_bridge import publisher
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery
@@ -24,6 +25,7 @@ from tests.make import (
     make_organization,
     make_rollout,
     make_task,
+    make_wave,
 )
 
 pytestmark = pytest.mark.django_db
@@ -126,6 +128,57 @@ def test_only_as_many_are_in_flight_as_the_rollout_allows(broker: Broker) -> Non
     tick()
     tick()
     assert len(broker.commands) == 2
+
+
+def test_only_as_many_of_a_site_are_in_flight_as_the_rollout_allows(broker: Broker) -> None:
+    rollout, organization = make_rollout(limit_per_site=1), make_organization()
+    sites = [Site.objects.create(organization=organization, name=name) for name in "AB"]
+    for site in [*sites, *sites, None, None]:
+        make_task(make_dock(organization=organization, site=site), rollout=rollout)
+    tick()
+    tick()
+    # One for each site, and those that stand nowhere share none.
+    assert len(broker.commands) == 4
+
+
+def test_what_other_rollouts_do_at_a_site_counts(broker: Broker) -> None:
+    organization = make_organization()
+    site = Site.objects.create(organization=organization, name="A")
+    docks = [make_dock(organization=organization, site=site) for _ in range(2)]
+    make_task(docks[0], status=TaskStatus.IN_PROGRESS)
+    make_task(docks[1], rollout=make_rollout(limit_per_site=1))
+    tick()
+    assert not broker.commands
+
+
+def test_only_as_many_are_in_flight_as_the_system_allows(
+    broker: Broker, settings: Settings
+) -> None:
+    settings.SYSTEM_LIMIT_IN_FLIGHT = 3
+    make_task(status=TaskStatus.VERIFYING)
+    for _ in range(4):
+        make_task()
+    tick()
+    tick()
+    assert len(broker.commands) == 2
+
+
+def test_a_slot_is_free_again_when_an_upgrade_has_ended(broker: Broker) -> None:
+    rollout = make_rollout(limit_in_flight=1)
+    first, second = make_task(rollout=rollout), make_task(rollout=rollout)
+    tick()
+    UpgradeTask.objects.move([first.pk], TaskStatus.FAILED, timezone.now())
+    tick()
+    assert [message["bid"] for _, message in broker.commands] == [first.bid, second.bid]
+
+
+def test_earlier_waves_have_the_slots_first(broker: Broker) -> None:
+    rollout = make_rollout(limit_in_flight=1)
+    late = make_task(rollout=rollout)
+    early = make_task(rollout=rollout)
+    UpgradeTask.objects.filter(pk=late.pk).update(wave=make_wave(rollout, 2))
+    tick()
+    assert broker.commands[0][1]["bid"] == early.bid
 
 
 def test_the_limit_holds_also_for_a_worker_with_an_old_list(broker: Broker) -> None:

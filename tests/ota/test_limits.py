@@ -70,7 +70,7 @@ def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]
 
 
 def test_a_second_unanswered_command_ends_the_task(after: Callable[[float], None]) -> None:
-    task = unanswered(attempt=2)
+    task = unanswered(attempt=102, retries=100)
     after(31)
     assert status(task) == TaskStatus.TIMEOUT
 
@@ -158,7 +158,7 @@ def test_success_that_is_not_proven_in_time_is_a_failure_that_says_what_was_repo
 
 
 def test_silence_that_proves_nothing_is_a_timeout(after: Callable[[float], None]) -> None:
-    task = make_task(status=TaskStatus.VERIFYING)
+    task = make_task(status=TaskStatus.VERIFYING, retries=100)
     after(16 * 60)
     assert status(task) == TaskStatus.TIMEOUT
     assert "has not reported its version" in task.message

@@ -20,6 +20,10 @@ def handlers() -> None:
     router.discover()
 
 
+# The next failure of such a task is its last.
+TRIED = 100
+
+
 def report(task: UpgradeTask, data: dict[str, Any], **fields: Any) -> dict[str, Any]:
     message = envelope(data, "ota_progress", **{"bid": task.bid} | fields)
     pipeline.process([received(f"thing/product/{task.gateway.sn}/events", message)])
@@ -46,7 +50,7 @@ def test_a_dock_that_takes_the_command_is_in_progress() -> None:
 
 
 def test_a_refusal_ends_the_task_with_its_result_and_advice() -> None:
-    task = make_task(status=TaskStatus.SENT, replied_at=None)
+    task = make_task(status=TaskStatus.SENT, replied_at=None, retries=TRIED)
     reply(task, 312015, "rejected")
     assert (task.status, task.result) == (TaskStatus.REJECTED, 312015)
     assert task.advice
@@ -60,10 +64,11 @@ def test_already_upgrading_after_an_unanswered_command_means_taken() -> None:
     assert task.replied_at
 
 
-def test_already_upgrading_on_the_first_command_is_a_refusal() -> None:
+def test_already_upgrading_on_the_first_command_is_waited_for() -> None:
     task = make_task(status=TaskStatus.SENT, replied_at=None)
     reply(task, 312014)
-    assert task.status == TaskStatus.REJECTED
+    assert (task.status, task.result) == (TaskStatus.PENDING, 312014)
+    assert task.not_before
 
 
 def test_a_refusal_of_an_earlier_attempt_does_not_end_a_later_one() -> None:
@@ -109,7 +114,7 @@ def test_ok_is_not_proof() -> None:
 
 
 def test_ok_with_an_error_is_a_failure() -> None:
-    task = make_task(status=TaskStatus.IN_PROGRESS)
+    task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
     report(task, progress("ok", 100, result=312028))
     assert (task.status, task.result) == (TaskStatus.FAILED, 312028)
 
@@ -123,7 +128,7 @@ def test_an_error_while_in_progress_is_shown_and_ends_nothing() -> None:
 
 @pytest.mark.parametrize("status", ["failed", "rejected", "canceled", "timeout"])
 def test_each_unsuccessful_end_of_the_device_ends_the_task(status: str) -> None:
-    task = make_task(status=TaskStatus.IN_PROGRESS)
+    task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
     report(task, progress(status, 31, result=312028))
     assert task.status == status
     assert task.finished_at
@@ -144,7 +149,7 @@ def test_paused_goes_on() -> None:
 
 
 def test_a_late_report_does_not_reopen_a_task() -> None:
-    task = make_task(status=TaskStatus.IN_PROGRESS)
+    task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
     report(task, progress("failed", 31, result=312028), timestamp=ago(1))
     report(task, progress("in_progress", 30), timestamp=ago(3))
     assert (task.status, task.percent) == (TaskStatus.FAILED, 31)

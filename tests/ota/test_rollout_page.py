@@ -1,5 +1,6 @@
 """The console's list of rollouts, and a rollout's page."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from ota import rows
 from ota.models import Rollout, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_aircraft, make_dock, make_rollout, make_task
+from tests.make import make_aircraft, make_dock, make_rollout, make_task, make_wave
 from tests.people import queries, staff
 
 pytestmark = pytest.mark.django_db
@@ -70,6 +72,34 @@ def test_a_task_says_what_it_waits_for(viewer: Client) -> None:
     text = page(viewer, rollout).content.decode()
     assert "Waits: the dock is offline" in text
     assert "Ready, waits for a free slot: at most 1 at once" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("needs_approval", "Not issued: the rollout needs approval"),
+        ("paused", "Not issued while the rollout is paused"),
+        ("canceled", "Not issued: the rollout does not run any more"),
+    ],
+)
+def test_a_task_says_why_its_rollout_holds_it_back(status: str, told: str) -> None:
+    assert note(make_task(rollout=make_rollout(status=status))) == told
+
+
+def test_a_task_of_a_closed_wave_waits_for_it() -> None:
+    rollout = make_rollout()
+    second = make_wave(rollout, 2, opened_at=None)
+    assert note(make_task(rollout=rollout, wave=second)) == "Waits for wave 2 to open"
+
+
+def test_a_task_waits_for_the_start() -> None:
+    rollout = make_rollout(starts_at=dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC))
+    rollout.wave_set.update(opened_at=None)
+    assert note(make_task(rollout=rollout)) == "Waits for the start, 2099-01-01 21:00 UTC"
+
+
+def note(task: UpgradeTask) -> str:
+    return rows.note(task, task.rollout)
 
 
 def test_a_failed_task_gives_the_devices_result_in_words(viewer: Client) -> None:

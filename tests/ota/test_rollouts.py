@@ -9,8 +9,8 @@ from django.utils import timezone
 from fleet.models import Device
 from fleet.versions import InvalidVersion
 from ota import rollouts
-from ota.models import Rollout, UpgradeTask
-from ota.rollouts import NothingToUpgrade, Options, Plan, PlanChanged
+from ota.models import OrganizationPolicy, Rollout, UpgradeTask
+from ota.rollouts import NothingToUpgrade, Options, Plan, PlanChanged, launching
 from ota.states import TaskStatus
 from tests.make import (
     NEW,
@@ -71,6 +71,7 @@ def test_the_plan_as_scripts_get_it() -> None:
         "tasks": [
             {
                 "gateway_sn": dock.sn,
+                "wave": 1,
                 "targets": [
                     {
                         "sn": dock.sn,
@@ -83,6 +84,8 @@ def test_the_plan_as_scripts_get_it() -> None:
             }
         ],
         "excluded": [],
+        "waves": [{"number": 1, "title": "", "docks": 1}],
+        "needs_approval": False,
     }
 
 
@@ -90,8 +93,9 @@ def test_a_launch_does_what_the_plan_said() -> None:
     dock = make_dock()
     make_aircraft(dock)
     planned = plan()
-    rollout, started = launch(name="Spring", limit_in_flight=3)
-    assert started == planned
+    rollout, started = launch(name="Spring", policy={"limit_in_flight": 3})
+    assert started.tasks == planned.tasks
+    assert rollout.limit_in_flight == 3
     task = rollout.tasks.get()
     assert (task.status, task.gateway) == (TaskStatus.PENDING, dock)
     assert {t.device.sn: t.to_version for t in task.targets.all()} == {
@@ -124,8 +128,8 @@ def test_the_database_refuses_a_second_open_task_of_a_dock_that_was_planned_befo
     dock = make_dock()
     planned = plan()
     make_task(dock)
-    rollout = make_rollout()
-    started = rollouts._store(rollout, planned, timezone.now(), None)
+    rollout = Rollout.objects.create(name="Late")
+    started = launching._store(rollout, planned, None, timezone.now(), None)
     assert [(e.device, e.reason.code) for e in started.excluded] == [(dock, "open_task")]
     assert not rollout.tasks.exists()
 
@@ -212,8 +216,9 @@ def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
 
 def test_a_paused_rollout_is_not_running_and_pauses_once() -> None:
     rollout = make_rollout()
-    assert rollouts.pause(rollout, "a reason")
-    assert not rollouts.pause(rollout, "another reason")
+    now = timezone.now()
+    assert rollouts.pause(rollout, now, reason="a reason")
+    assert not rollouts.pause(rollout, now, reason="another reason")
     rollout.refresh_from_db()
     assert (rollout.status, rollout.pause_reason) == ("paused", "a reason")
 
@@ -221,10 +226,10 @@ def test_a_paused_rollout_is_not_running_and_pauses_once() -> None:
 def test_what_waits_is_looked_at_anew_after_a_pause() -> None:
     rollout = make_rollout(status="paused")
     task = make_task(rollout=rollout, is_ready=True, checked_at=timezone.now())
-    assert rollouts.resume(rollout)
+    assert rollouts.resume(rollout, timezone.now())
     task.refresh_from_db()
     assert (task.is_ready, task.checked_at) == (False, None)
-    assert not rollouts.resume(rollout)
+    assert not rollouts.resume(rollout, timezone.now())
 
 
 def test_a_paused_rollout_whose_tasks_have_ended_is_finished() -> None:
@@ -235,3 +240,14 @@ def test_a_paused_rollout_whose_tasks_have_ended_is_finished() -> None:
     UpgradeTask.objects.filter(pk=task.pk).update(status=TaskStatus.OK)
     rollouts.finish(timezone.now())
     assert Rollout.objects.get().status == Rollout.Status.FINISHED
+
+
+def test_docks_of_two_organizations_follow_the_policy_of_neither() -> None:
+    organization = make_organization()
+    mine, other = make_dock(organization=organization), make_dock()
+    OrganizationPolicy.objects.create(organization=organization, windows="Mon 01:00-05:00")
+    make_package()
+    now = timezone.now()
+    both = rollouts.plan(Device.objects.filter(pk__in=[mine.pk, other.pk]), Options(), now)
+    alone = rollouts.plan(Device.objects.filter(pk=mine.pk), Options(), now)
+    assert (both.policy["windows"], alone.policy["windows"]) == ("", "Mon 01:00-05:00")

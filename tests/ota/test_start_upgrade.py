@@ -1,8 +1,10 @@
 """`start_upgrade`: what it would do, what it starts, and how waiting for it ends."""
 
+import datetime as dt
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from ota.models import Rollout, UpgradeTask
+from ota import rollouts
+from ota.management.commands import start_upgrade
+from ota.models import OrganizationPolicy, Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.calls import Run, refusal
 from tests.make import (
@@ -20,8 +24,12 @@ from tests.make import (
     make_aircraft,
     make_dock,
     make_listening,
+    make_organization,
     make_package,
+    make_rollout,
+    make_task,
 )
+from tests.people import make_person
 from tests.processes import ROOT, Processes, eventually
 from tests.servers import Server
 
@@ -51,8 +59,15 @@ def test_a_rollout_is_started(run: Run) -> None:
         "from_version": OLD,
         "to_version": NEW,
     }
-    task = {"gateway_sn": dock.sn, "targets": [target], "waits_for": []}
-    assert told == {"dry_run": False, "rollout_id": rollout.pk, "tasks": [task], "excluded": []}
+    task = {"gateway_sn": dock.sn, "targets": [target], "waits_for": []} | {"wave": 1}
+    assert told == {
+        "dry_run": False,
+        "rollout_id": rollout.pk,
+        "tasks": [task],
+        "excluded": [],
+        "waves": [{"number": 1, "title": "", "docks": 1}],
+        "needs_approval": False,
+    }
 
 
 @pytest.mark.usefixtures("library")
@@ -154,8 +169,154 @@ def test_waiting_ends_when_the_time_is_over(run: Run) -> None:
     dock = make_dock()
     options = ["--wait", "--timeout", "0"]
     told = run.answer("start_upgrade", "--sn", dock.sn, *options, code=1)
-    assert list(told) == ["dry_run", "rollout_id", "tasks", "excluded", "status"]
+    assert list(told) == [
+        *("dry_run", "rollout_id", "tasks", "excluded", "waves", "needs_approval", "status")
+    ]
     assert told["status"]["counts"]["pending"] == 1
+
+
+# The policy
+
+
+@pytest.mark.usefixtures("library", "redis_server")
+def test_the_whole_policy_is_chosen(run: Run) -> None:
+    docks = [make_dock().sn for _ in range(5)]
+    run.answer(
+        *("start_upgrade", "--all", "--waves", "1, 50%, rest", "--pilot", docks[3], "--ask"),
+        *("--gate-first", "90", "--gate", "80", "--soak-minutes", "30", "--max-failed", "2"),
+        *("--max-failed-percent", "none", "--failed-after", "4", "--limit-in-flight", "3"),
+        *("--limit-per-site", "1", "--jitter-seconds", "60", "--windows", "daily 22:00-05:00"),
+        *("--expected-minutes", "30", "--start", "2098-01-01T00:00+01:00"),
+        *("--deadline", "2099-01-01"),
+    )
+    rollout = Rollout.objects.get()
+    chosen = {name: getattr(rollout, name) for name in rollouts.FIELDS}
+    assert chosen == {
+        "waves": "1, 50%, rest",
+        "gate_first": 90,
+        "gate": 80,
+        "soak_minutes": 30,
+        "asks_between_waves": True,
+        "max_failed": 2,
+        "max_failed_percent": None,
+        "failed_after": 4,
+        "limit_in_flight": 3,
+        "limit_per_site": 1,
+        "jitter_seconds": 60,
+        "windows": "daily 22:00-05:00",
+        "expected_minutes": 30,
+    }
+    assert rollout.starts_at == dt.datetime(2097, 12, 31, 23, tzinfo=dt.UTC)
+    assert rollout.deadline_at == dt.datetime(2099, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_dry_run_tells_the_waves(run: Run) -> None:
+    docks = [make_dock().sn for _ in range(5)]
+    told = run.answer(
+        "start_upgrade", "--all", "--waves", "50%, rest", "--pilot", docks[3], "--dry-run"
+    )
+    assert told["waves"] == [
+        {"number": 1, "title": "pilot", "docks": 1},
+        {"number": 2, "title": "", "docks": 2},
+        {"number": 3, "title": "", "docks": 2},
+    ]
+    waves = {task["gateway_sn"]: task["wave"] for task in told["tasks"]}
+    assert waves == dict(zip(docks, [2, 2, 3, 1, 3], strict=True))
+    run("start_upgrade", "--all", "--waves", "1, rest", "--dry-run")
+    assert re.search(r"Wave +Title +Docks", run.out)
+
+
+@pytest.mark.usefixtures("library", "redis_server")
+def test_a_rollout_that_needs_approval_says_so(run: Run) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=1)
+    docks = [make_dock(organization=organization).sn for _ in range(2)]
+    assert not run.answer("start_upgrade", "--sn", docks[0], "--dry-run")["needs_approval"]
+    assert run.answer("start_upgrade", "--sn", *docks, "--dry-run")["needs_approval"]
+    assert run("start_upgrade", "--sn", *docks) == 0
+    assert "Nothing is sent before somebody else than its author has approved it" in run.out
+    assert Rollout.objects.get().status == Rollout.Status.NEEDS_APPROVAL
+
+
+@pytest.mark.usefixtures("library", "redis_server")
+def test_who_starts_a_rollout_is_its_author(run: Run) -> None:
+    make_dock()
+    operator = make_person("Operators")
+    run("start_upgrade", "--all", "--user", operator.username)
+    assert Rollout.objects.get().created_by == operator
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--windows", "Mon 08:00-08:10"], "--windows: The hours last 10 min in a row at most"),
+        (["--deadline", "2001-01-01"], "--deadline: The deadline has passed already."),
+        (
+            ["--start", "2099-01-02", "--deadline", "2099-01-01"],
+            "--deadline: The deadline is before the start.",
+        ),
+        (["--pilot", "NOBODY"], "--pilot: Not among the docks of this rollout: NOBODY."),
+    ],
+)
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_a_policy_under_which_nothing_could_go_is_a_wrong_call(
+    options: list[str], told: str, is_dry: bool
+) -> None:
+    make_dock()
+    dry = ["--dry-run"] if is_dry else []
+    code, message = refusal("start_upgrade", "--all", *options, *dry)
+    assert (code, message.startswith(told)) == (2, True), message
+    assert not Rollout.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--waves", "1, 10%", "the waves leave docks over; end them with 'rest'"),
+        ("--waves", "60%, 60%", "the waves make 120 % of the docks; at most 100 % can go"),
+        ("--waves", "0%, rest", "'0%' is no share of a wave; expected 1% to 100%"),
+        ("--waves", "101%", "'101%' is no share of a wave; expected 1% to 100%"),
+        ("--waves", ",".join(["1"] * 999) + ",rest", "1000 waves; at most 50 are taken"),
+        ("--gate", "0", "Ensure this value is greater than or equal to 1"),
+        ("--gate-first", "101", "Ensure this value is less than or equal to 100"),
+        ("--max-failed", "-1", "Ensure this value is greater than or equal to 0"),
+        ("--limit-in-flight", "none", "value must be an integer"),
+        ("--windows", "Mon 08:00-08:00", "'Mon 08:00-08:00' never opens"),
+        ("--windows", "Mox 08:00-09:00", "has a day that is none"),
+        ("--start", "tomorrow", "is no time; expected one such as"),
+        ("--deadline", "2026-13-01", "is no time; expected one such as"),
+        ("--deadline", "9999-12-31T23:59-12:00", "is no time; expected one such as"),
+    ],
+)
+def test_a_value_that_is_not_right_names_its_option(option: str, value: str, told: str) -> None:
+    _, message = refusal("start_upgrade", "--all", option, value)
+    assert message.startswith(f"Error: argument {option}: ")
+    assert told in message
+
+
+@pytest.mark.usefixtures("library", "redis_server")
+def test_waiting_says_that_a_rollout_needs_approval(capsys: pytest.CaptureFixture[str]) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    make_dock(organization=organization)
+    code, message = refusal("start_upgrade", "--all", "--wait", "--timeout", "0", "--json")
+    told = f"Rollout {Rollout.objects.get().pk} needs approval by somebody else than its author."
+    assert told in capsys.readouterr().err
+    assert (code, message) == (
+        1,
+        "Not finished within 0 s; it needs approval by somebody else than its author.",
+    )
+
+
+@pytest.mark.parametrize("is_retried", [True, False])
+def test_what_failed_and_was_retried_is_judged_by_its_retry(is_retried: bool) -> None:
+    rollout = make_rollout()
+    failed = make_task(rollout=rollout, status=TaskStatus.FAILED)
+    retry_of = failed if is_retried else None
+    make_task(failed.gateway, rollout=rollout, status=TaskStatus.OK, retry_of=retry_of)
+    assert start_upgrade.are_proven(rollout) == is_retried
 
 
 # As a process of its own, while the tasks end.

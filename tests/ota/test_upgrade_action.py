@@ -2,7 +2,7 @@
 
 import datetime as dt
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -14,7 +14,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from fleet.models import Device
 from ota.admin import devices as console
-from ota.models import Rollout, UpgradeTask
+from ota.models import OrganizationPolicy, Rollout, UpgradeTask
 from tests.calls import Run
 from tests.make import (
     make_aircraft,
@@ -224,7 +224,8 @@ def test_a_new_choice_leads_to_the_next_preview(operator: Client) -> None:
     make_package(NEWER)
     form = {"pks": "1", "to": NEWER, "limit_in_flight": 3, "do": "preview"}
     address = urlsplit(operator.post(PREVIEW, form).headers["Location"])
-    assert parse_qs(address.query) == {"pks": ["1"], "to": [NEWER], "limit_in_flight": ["3"]}
+    chosen = parse_qs(address.query)
+    assert (chosen["pks"], chosen["to"], chosen["limit_in_flight"]) == (["1"], [NEWER], ["3"])
 
 
 def test_a_long_list_is_cut_and_says_so(operator: Client) -> None:
@@ -309,6 +310,149 @@ def test_a_devices_page_lists_its_upgrades(operator: Client) -> None:
     assert reverse("admin:ota_upgradetask_change", args=[task.pk]) in text(operator.get(page))
 
 
+# How it goes
+
+
+def waves(client: Client, *devices: Device, **choices: Any) -> list[tuple[str, int]]:
+    pks = ",".join(str(device.pk) for device in devices)
+    shown = context(client, f"{PREVIEW}?{urlencode({'pks': pks} | choices)}")["preview"]
+    return [tuple(wave) for wave in shown.waves]
+
+
+def errors(client: Client, **choices: Any) -> dict[str, list[str]]:
+    make_package(NEWER)
+    address = f"{PREVIEW}?{urlencode({'pks': make_dock().pk} | choices)}"
+    page = context(client, address)
+    assert page["preview"] is None
+    assert page["form"].is_unusual() or "limit_in_flight" in choices  # it is always to be seen
+    return dict(page["form"].errors)
+
+
+def test_the_preview_shows_the_waves(operator: Client) -> None:
+    make_package(NEWER)
+    docks = [make_dock() for _ in range(4)]
+    found = waves(operator, *docks, waves="1, rest", pilot=docks[3].sn)
+    assert found == [("pilot", 1), ("", 1), ("", 2)]
+
+
+def test_serial_numbers_of_a_pilot_are_read_in_any_form(operator: Client) -> None:
+    make_package(NEWER)
+    first, second, third = make_dock(), make_dock(), make_dock()
+    pilot = f" {first.sn},\r\n{second.sn};{first.sn} "
+    assert waves(operator, first, second, third, pilot=pilot) == [("pilot", 2), ("", 1)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("waves", "1, 0%", "'0%' is no share of a wave; expected 1% to 100%"),
+        ("waves", "101%", "'101%' is no share of a wave; expected 1% to 100%"),
+        ("waves", "60%, 60%", "the waves make 120 % of the docks; at most 100 % can go"),
+        ("waves", ", ".join(["1"] * 1000), "Ensure this value has at most 300 characters"),
+        ("waves", ", ".join(["1"] * 60), "60 waves; at most 50 are taken"),
+        ("pilot", "NOBODY", "Not among the docks of this rollout: NOBODY."),
+        ("windows", "Mon 10:00-10:00", "'Mon 10:00-10:00' never opens"),
+        ("windows", "Mon 10:00-10:05", "nothing would ever start"),
+        ("gate", "0", "greater than or equal to 1"),
+        ("gate", "101", "less than or equal to 100"),
+        ("limit_in_flight", "0", "greater than or equal to 1"),
+        ("max_failed_percent", "101", "less than or equal to 100"),
+        ("deadline_at", "2001-01-01T00:00", "The deadline has passed already."),
+        ("starts_at", "whenever", "Enter a valid date/time."),
+        ("starts_at", "0001-01-01T00:00", "This year is out of the question."),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused_at_its_field(
+    operator: Client, field: str, value: str, why: str
+) -> None:
+    found = errors(operator, **{"deadline_at": "", field: value})
+    assert list(found) == [field]
+    assert why in " ".join(found[field])
+
+
+def test_a_deadline_before_the_start_is_refused_at_the_deadline(operator: Client) -> None:
+    times = {"starts_at": "2099-01-02T00:00", "deadline_at": "2099-01-01T00:00"}
+    assert errors(operator, **times) == {"deadline_at": ["The deadline is before the start."]}
+
+
+def test_choices_are_kept_on_the_way_and_when_one_is_wrong(operator: Client) -> None:
+    form = {"pks": str(make_dock().pk), "limit_in_flight": 5, "waves": "0%", "soak_minutes": 7}
+    reply = operator.post(PREVIEW, form | {"policy_shown": 1, "do": "confirm"})
+    shown = text(operator.get(reply.headers["Location"]))
+    assert 'value="0%"' in shown
+    assert 'name="soak_minutes" value="7"' in shown
+    assert not Rollout.objects.exists()
+
+
+def test_the_form_begins_with_the_organizations_policy(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    assert dock.organization
+    OrganizationPolicy.objects.create(
+        organization=dock.organization, waves="1, rest", asks_between_waves=True, limit_in_flight=3
+    )
+    form = context(operator, f"{PREVIEW}?pks={dock.pk}")["form"]
+    assert (form["waves"].value(), form["limit_in_flight"].value()) == ("1, rest", "3")
+    assert form.cleaned_data["asks_between_waves"] is True
+    assert not form.is_unusual()
+
+
+def test_what_somebody_emptied_stays_empty(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    full: dict[str, Any] = {"gate_first": 100, "gate": 95, "soak_minutes": 0, "failed_after": 10}
+    full |= {
+        "jitter_seconds": 0,
+        "expected_minutes": 45,
+        "max_failed_percent": "",
+        "policy_shown": 1,
+    }
+    digest = context(operator, f"{PREVIEW}?pks={dock.pk}")["digest"]
+    confirm(operator, dock, plan=digest, **full)
+    rollout = Rollout.objects.get()
+    assert (rollout.max_failed_percent, rollout.asks_between_waves) == (None, False)
+
+
+def test_a_rollout_starts_with_what_was_chosen(operator: Client) -> None:
+    make_package(NEWER)
+    first, second = make_dock(), make_dock()
+    chosen: dict[str, Any] = {"waves": "1, rest", "gate_first": 90, "asks_between_waves": "on"}
+    chosen |= {"starts_at": "2099-01-01T21:00", "deadline_at": "2099-02-01T21:00"}
+    confirm(operator, first, second, **chosen)
+    rollout = Rollout.objects.get()
+    assert (rollout.waves, rollout.gate_first, rollout.asks_between_waves) == ("1, rest", 90, True)
+    assert rollout.starts_at == dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC)
+    assert [wave.opened_at for wave in rollout.wave_set.all()] == [None, None]
+
+
+def test_other_waves_than_the_preview_showed_are_shown_first(operator: Client) -> None:
+    make_package(NEWER)
+    first, second = make_dock(), make_dock()
+    seen = context(operator, f"{PREVIEW}?pks={first.pk},{second.pk}")["digest"]
+    assert "waves" in told(confirm(operator, first, second, plan=seen, waves="1, rest"))
+    assert not Rollout.objects.exists()
+
+
+def test_the_preview_says_when_a_second_person_is_needed(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    assert dock.organization
+    OrganizationPolicy.objects.create(organization=dock.organization, approval_above=0)
+    assert "Needs approval by a second person" in text(operator.get(f"{PREVIEW}?pks={dock.pk}"))
+    assert "waits for approval for 1 dock." in told(confirm(operator, dock))
+    assert Rollout.objects.get().status == Rollout.Status.NEEDS_APPROVAL
+
+
+def test_the_preview_says_when_the_hours_or_the_start_let_it_begin(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    address = f"{PREVIEW}?pks={dock.pk}&starts_at=2099-01-01T12:00"
+    assert "begin on Thu 2099-01-01 12:00 UTC" in text(operator.get(address))
+    hours = urlencode({"windows": "Fri 22:00-05:00"})
+    assert "begin on Fri 2099-01-02 22:00 UTC" in text(operator.get(f"{address}&{hours}"))
+    assert "The first wave can begin" not in text(operator.get(f"{PREVIEW}?pks={dock.pk}"))
+
+
 # Cost
 
 
@@ -322,27 +466,27 @@ def test_a_preview_costs_the_same_for_few_and_for_many_devices(
         many_more = make_organization()
         for _ in range(number // 2):
             make_aircraft(make_dock(OLDER, organization=many_more), OLDER)
-        with django_assert_max_num_queries(30) as queries:
+        with django_assert_max_num_queries(40) as queries:
             operator.get(f"{PREVIEW}?{query}")
         costs.append(len(queries))
     assert costs[0] == costs[1]
 
 
-def test_a_thousand_devices_are_previewed_with_thirty_queries(
+def test_a_thousand_devices_are_previewed_with_forty_queries(
     operator: Client, django_assert_max_num_queries: Any
 ) -> None:
     make_package(NEWER)
     many(1000)
-    with django_assert_max_num_queries(30):
+    with django_assert_max_num_queries(40):
         assert preview(operator, "query=need%3Dregular").devices == 1000
 
 
-def test_a_thousand_devices_are_started_with_thirty_queries(
+def test_a_thousand_devices_are_started_with_forty_queries(
     operator: Client, django_assert_max_num_queries: Any
 ) -> None:
     make_package(NEWER)
     many(1000)
     ContentType.objects.clear_cache()  # as in a process that has just started
-    with django_assert_max_num_queries(30):
+    with django_assert_max_num_queries(40):
         confirm(operator, query="need=regular")
     assert UpgradeTask.objects.count() == 500

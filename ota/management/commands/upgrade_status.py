@@ -3,11 +3,11 @@
 from typing import Any
 
 from django.core.management.base import CommandParser
-from rich.text import Text
+from rich.console import RenderableType
 
-from fleet.terminal import AnsweringCommand, visible, wrong_call
+from fleet.terminal import AnsweringCommand
 from ota import status
-from ota.management.watching import summary, tasks_table, watch
+from ota.management.watching import find, summary, tasks_table, title, watch, waves_table
 from ota.models import Rollout
 
 
@@ -22,18 +22,16 @@ class Command(AnsweringCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        rollout = _find(options["rollout"])
+        rollout = find(options["rollout"])
         if options["watch"]:
-            watch(rollout, None if options["json"] else self.console)
-            rollout = _find(rollout.pk)
+            watch(rollout, None if options["json"] else self.console, tell=self.stderr.write)
+            rollout = find(rollout.pk)
         document = status.of_rollout(rollout)
-        title = Text(f"Rollout {rollout.pk}, {visible(rollout.name)}: {rollout.status}")
-        if reason := document["pause_reason"]:
-            title.append(visible(f", {reason}"))
-        shown = (title, tasks_table(document["tasks"]), summary(document["counts"]))
-        self.answer(document, *shown, as_json=options["json"])
+        self.answer(document, *_shown(rollout, document), as_json=options["json"])
 
 
-def _find(pk: int) -> Rollout:
-    rollout = Rollout.objects.filter(pk=pk).first()
-    return rollout or wrong_call(f"Unknown rollout: {pk}")
+def _shown(rollout: Rollout, document: status.Document) -> list[RenderableType]:
+    shown: list[RenderableType] = [title(rollout)]
+    if len(document["waves"]) > 1:
+        shown.append(waves_table(document["waves"]))
+    return [*shown, tasks_table(document["tasks"]), summary(document["counts"])]

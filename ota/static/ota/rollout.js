@@ -106,6 +106,28 @@
     return statuses.split(" ").reduce((total, status) => total + (counts[status] || 0), 0);
   }
 
+  // What somebody has opened or is writing in stays as it is.
+  function isInUse(part) {
+    const writes = part.contains(document.activeElement) && document.activeElement.matches("input, select");
+    return writes || part.querySelector("details[open]") !== null;
+  }
+
+  // Fetches the page once more and takes over those parts that only the server can render, but
+  // those to keep; tells whether some were kept.
+  async function reloadParts(root, isToKeep) {
+    const response = await fetch(window.location.href, { credentials: "same-origin" });
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const parts = [...root.querySelectorAll("[data-live]")];
+    const kept = parts.filter(isToKeep);
+    for (const part of parts) {
+      const replacement = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+      if (replacement && !kept.includes(part)) {
+        part.replaceWith(document.adoptNode(replacement));
+      }
+    }
+    return kept.length > 0;
+  }
+
   class RolloutPage {
     constructor(root) {
       this.root = root;
@@ -113,11 +135,14 @@
       this.template = root.querySelector("[data-task-template]");
       this.view = { status: root.dataset.status, page: Number(root.dataset.page) };
       this.pages = 1;
+      this.isStale = false;
+      this.pending = null;
       this.connection = new Connection(() => this.address(), {
         message: (message) => this.show(message),
         state: (text) => showConnection(root, text),
       });
       root.addEventListener("click", (event) => this.clicked(event));
+      root.addEventListener("toggle", (event) => this.toggled(event), true);
       window.addEventListener("popstate", () => this.went());
     }
 
@@ -163,6 +188,8 @@
       }
       this.pages = message.pages;
       this.showRollout(message);
+      this.showWaves(message.waves);
+      this.showRest(message.stamp);
       this.showFilters(message.counts);
       this.showPages();
     }
@@ -234,6 +261,39 @@
       }
     }
 
+    showWaves(waves) {
+      for (const wave of waves) {
+        const row = this.root.querySelector(`tr[data-wave="${Number(wave.number)}"]`);
+        for (const cell of row ? row.querySelectorAll("[data-wave-field]") : []) {
+          setText(cell, String(wave[cell.dataset.waveField]));
+        }
+      }
+    }
+
+    // Buttons, failures and history are fetched with the page when something happened to the rollout.
+    showRest(stamp) {
+      if (stamp !== this.root.dataset.stamp && !this.pending) {
+        this.pending = window.setTimeout(() => this.reload(stamp), 500);
+      }
+    }
+
+    async reload(stamp) {
+      try {
+        this.isStale = await reloadParts(this.root, isInUse);
+        this.root.dataset.stamp = stamp;
+      } catch {
+        showConnection(this.root, LOST); // the next message tries again
+      }
+      this.pending = null;
+    }
+
+    // What was kept because it was in use is fetched when it is closed.
+    toggled(event) {
+      if (!event.target.open && this.isStale && !this.pending) {
+        this.pending = window.setTimeout(() => this.reload(this.root.dataset.stamp), 0);
+      }
+    }
+
     showFilters(counts) {
       for (const link of this.root.querySelectorAll("a[data-filter]")) {
         const count = sum(counts, link.dataset.statuses);
@@ -279,14 +339,7 @@
     async reload() {
       this.pending = null;
       try {
-        const response = await fetch(window.location.href, { credentials: "same-origin" });
-        const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-        for (const part of this.root.querySelectorAll("[data-live]")) {
-          const replacement = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
-          if (replacement) {
-            part.replaceWith(document.adoptNode(replacement));
-          }
-        }
+        await reloadParts(this.root, () => false);
       } catch {
         showConnection(this.root, LOST);
       }

@@ -1,0 +1,48 @@
+"""What the rollouts of an organization have unless somebody chooses otherwise, in the console."""
+
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest
+
+from ota.models import OrganizationPolicy
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+else:
+    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
+
+
+@admin.register(OrganizationPolicy)
+class OrganizationPolicyAdmin(ModelAdmin[OrganizationPolicy]):
+    list_display = [
+        *("organization", "in_waves", "in_hours", "limit_in_flight", "max_failed_percent"),
+        "approval_above",
+    ]
+    list_select_related = ["organization"]
+    search_fields = ["organization__name", "organization__identifier"]
+    autocomplete_fields = ["organization"]
+    warn_unsaved_form = True
+    fieldsets = [
+        (None, {"fields": ["organization", "approval_above"]}),
+        (
+            "Waves",
+            {"fields": ["waves", "gate_first", "gate", "soak_minutes", "asks_between_waves"]},
+        ),
+        ("Hours", {"fields": ["windows", "expected_minutes"]}),
+        ("Limits", {"fields": ["limit_in_flight", "limit_per_site", "jitter_seconds"]}),
+        ("Stops", {"fields": ["max_failed", "max_failed_percent", "failed_after"]}),
+    ]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, str | list[str]]:
+        initial = super().get_changeform_initial_data(request)
+        return {"limit_in_flight": str(settings.LIMIT_IN_FLIGHT)} | initial
+
+    @admin.display(description="waves", ordering="waves")
+    def in_waves(self, policy: OrganizationPolicy) -> str:
+        return policy.waves or "one"
+
+    @admin.display(description="hours", ordering="windows")
+    def in_hours(self, policy: OrganizationPolicy) -> str:
+        return policy.windows or "any"

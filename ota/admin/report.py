@@ -1,0 +1,54 @@
+"""The report of a rollout: a page that prints well, and a table for other programs."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIRequest
+from django.core.paginator import Paginator
+from django.http import HttpRequest, StreamingHttpResponse
+
+from ota import outcomes, rows, status, terms
+from ota.models import Rollout
+from ota.rows import PARTS
+
+PAGE = 500  # devices
+
+
+def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
+    """What the page shows; a fixed number of queries."""
+    counts = status.counts(rollout)
+    found = Paginator(outcomes.targets(rollout), PAGE).get_page(wanted)
+    took = rollout.finished_at - rollout.created_at if rollout.finished_at else None
+    return {
+        "rollout": rollout,
+        "terms": terms.of(rollout),
+        "summary": rows.summary(counts),
+        "parts": [(name, rows.total(counts, statuses)) for _, name, statuses in PARTS],
+        "took": outcomes.whole(took) if took else None,
+        "durations": outcomes.durations(rollout),
+        "failures": outcomes.failures(rollout),
+        "waves": rows.of_waves(rollout),
+        "events": rollout.events.select_related("actor"),
+        "page": found,
+        "outcomes": [outcomes.of(target) for target in found],
+    }
+
+
+def as_csv(request: HttpRequest, rollout: Rollout) -> StreamingHttpResponse:
+    """All devices, sent while they are read."""
+    pieces = outcomes.as_csv(rollout)
+    is_async = isinstance(request, ASGIRequest)
+    name = f'attachment; filename="rollout-{rollout.pk}.csv"'
+    return StreamingHttpResponse(
+        one_after_the_other(pieces) if is_async else pieces,
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": name},
+    )
+
+
+async def one_after_the_other(pieces: Iterator[str]) -> AsyncIterator[str]:
+    """For a server that is asynchronous: each is read in a thread when the one before has gone out."""
+    read = sync_to_async(lambda: next(pieces, None))
+    while (piece := await read()) is not None:
+        yield piece

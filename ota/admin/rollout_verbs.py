@@ -1,0 +1,177 @@
+"""What operators do to a rollout in the console: each press says what became of it."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import NamedTuple
+
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import QueryDict
+
+from ota import rollouts
+from ota.forms import ChangeForm, DeadlineForm, LimitsForm
+from ota.models import Rollout
+from ota.rollouts import InvalidPolicy, NothingToUpgrade, NotPossible
+from ota.terms import count
+
+UPGRADE = "ota.upgrade_devices"
+APPROVE = "ota.approve_rollout"
+
+
+class Press(NamedTuple):
+    """Who pressed a button on which rollout, and what the form beside it said."""
+
+    rollout: Rollout
+    user: User
+    now: dt.datetime
+    said: QueryDict
+
+    @property
+    def remark(self) -> str:
+        return self.said.get("remark", "").strip()[:400]
+
+    @property
+    def tasks(self) -> list[int] | None:
+        """The tasks that were named; None for all that failed."""
+        if "task" not in self.said:
+            return None
+        return [int(pk) for pk in self.said.getlist("task") if pk.isdecimal() and len(pk) < 10]
+
+
+class Outcome(NamedTuple):
+    """What became of it: ``text`` for who pressed, ``log`` for the record; ``made`` is a rollout to go to.
+
+    ``form`` is what cannot be taken like this.
+    """
+
+    is_done: bool
+    text: str
+    log: str = ""
+    made: Rollout | None = None
+    form: ChangeForm | None = None
+
+
+class Verb(NamedTuple):
+    """A button, and who may press it."""
+
+    run: Callable[[Press], Outcome]
+    permission: str = UPGRADE
+
+
+def press(verb: Verb, given: Press) -> Outcome:
+    """Does it; what is not possible now is an outcome too.
+
+    Raises:
+        PermissionDenied: the rollout is of the one who would approve it.
+    """
+    if verb.permission == APPROVE and given.rollout.created_by_id == given.user.pk:
+        raise PermissionDenied
+    try:
+        return verb.run(given)
+    except (NotPossible, InvalidPolicy) as error:
+        return Outcome(False, str(error))
+
+
+def _pause(given: Press) -> Outcome:
+    if not rollouts.pause(given.rollout, given.now, given.user):
+        return Outcome(False, "It does not run, so it is not paused.")
+    text = "Paused: nothing is issued any more. What is running already goes on."
+    return Outcome(True, text, "Paused.")
+
+
+def _resume(given: Press) -> Outcome:
+    if not rollouts.resume(given.rollout, given.now, given.user):
+        return Outcome(False, "It is not paused.")
+    log = f"Resumed. It was {given.rollout.pause_reason}"[:500]
+    return Outcome(True, "Resumed: what waits is looked at anew.", log)
+
+
+def _cancel(given: Press) -> Outcome:
+    was_canceled = given.rollout.status == Rollout.Status.CANCELED
+    canceled = rollouts.cancel(given.rollout, given.now, given.user)
+    if was_canceled and not canceled:
+        return Outcome(False, "It is canceled already.")
+    text = f"Canceled {count(canceled, 'task')} that had not been issued. "
+    log = f"Canceled {canceled} tasks that were not issued yet."
+    return Outcome(True, f"{text}What is running already goes on.", log)
+
+
+def _open_wave(given: Press) -> Outcome:
+    wanted = given.said.get("wave", "")
+    if not wanted.isdecimal() or len(wanted) > 9:
+        return Outcome(False, "Nothing was opened: the page did not say which wave.")
+    wave = rollouts.open_next_wave(given.rollout, given.now, given.user, number=int(wanted))
+    if wave is None:
+        return Outcome(False, f"Wave {wanted} is open already, or not the next one.")
+    return Outcome(True, f"Wave {wave.number} is open.", f"Opened wave {wave.number}.")
+
+
+def _retry(given: Press) -> Outcome:
+    made = rollouts.retry(given.rollout, given.now, given.user, given.tasks)
+    if not made:
+        text = "Nothing was planned again: it was retried or dismissed already, or its dock has another upgrade."
+        return Outcome(False, text)
+    planned = f"{count(len(made), 'upgrade')} again"
+    return Outcome(True, f"Planned {planned}.", f"Planned {planned}.")
+
+
+def _dismiss(given: Press) -> Outcome:
+    done = rollouts.dismiss(given.rollout, given.now, given.user, given.tasks)
+    if not done:
+        return Outcome(False, "Nothing was dismissed: it was retried or dismissed already.")
+    text = f"Dismissed {count(done, 'failed upgrade')}."
+    return Outcome(True, text, text)
+
+
+def _extend(given: Press) -> Outcome:
+    return _change(given, DeadlineForm)
+
+
+def _limit(given: Press) -> Outcome:
+    return _change(given, LimitsForm)
+
+
+def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
+    form = kind(given.rollout, given.said)
+    if not form.is_valid():
+        return Outcome(False, "Nothing was changed: please correct what is marked.", form=form)
+    told = rollouts.change(given.rollout, form.cleaned_data, given.now, given.user)
+    if not told:
+        return Outcome(False, "Nothing was changed: it is so already.")
+    return Outcome(True, "Changed.", f"Changed {'; '.join(told)}."[:500])
+
+
+def _approve(given: Press) -> Outcome:
+    rollouts.approve(given.rollout, given.now, given.user, given.remark)
+    return Outcome(True, "Approved: it goes on by itself.", f"Approved. {given.remark}".strip())
+
+
+def _deny(given: Press) -> Outcome:
+    rollouts.deny(given.rollout, given.now, given.user, given.remark)
+    return Outcome(True, "Denied: nothing is issued.", f"Denied. {given.remark}".strip())
+
+
+def _clone(given: Press) -> Outcome:
+    try:
+        made, plan = rollouts.clone(given.rollout, given.now, given.user)
+    except NothingToUpgrade:
+        text = "No rollout was started: no other device of these models and organizations can be upgraded."
+        return Outcome(False, text)
+    became = "waits for approval" if plan.needs_approval else "was started"
+    text = f"{made} {became} for {count(len(plan.tasks), 'dock')}."
+    return Outcome(True, text, f"Cloned as rollout {made.pk}.", made=made)
+
+
+VERBS = {
+    "cancel": Verb(_cancel),
+    "pause": Verb(_pause),
+    "resume": Verb(_resume),
+    "open-wave": Verb(_open_wave),
+    "retry": Verb(_retry),
+    "dismiss": Verb(_dismiss),
+    "extend": Verb(_extend),
+    "limits": Verb(_limit),
+    "approve": Verb(_approve, APPROVE),
+    "deny": Verb(_deny, APPROVE),
+    "clone": Verb(_clone),
+}

@@ -1,0 +1,155 @@
+"""What became of a rollout, for its report: counts, durations, failures with reasons, device by device."""
+
+import csv
+import datetime as dt
+import io
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from django.db.models import Count, QuerySet
+
+from ota import errors, states
+from ota.models import Rollout, UpgradeTarget
+from ota.states import TaskStatus
+
+REASONS = 50  # that the page lists; the table of devices has all
+PIECE = 1000  # rows of a CSV that are read at a time
+
+
+class Failure(NamedTuple):
+    """Upgrades that ended without success for one reason."""
+
+    status: str
+    reason: str
+    tasks: int
+
+
+class Durations(NamedTuple):
+    """How long proven upgrades took, from the last command to the last proof."""
+
+    shortest: dt.timedelta
+    median: dt.timedelta
+    longest: dt.timedelta
+
+
+class Outcome(NamedTuple):
+    """What became of one device in one task."""
+
+    dock: str
+    site: str
+    wave: int
+    device: str
+    model: str
+    from_version: str
+    to_version: str
+    how: str
+    status: str
+    reason: str
+    sent_at: dt.datetime | None
+    proven_at: dt.datetime | None
+    attempts: int
+    is_retried: bool
+
+    @property
+    def took(self) -> dt.timedelta | None:
+        """From the last command to the proof."""
+        if self.sent_at is None or self.proven_at is None:
+            return None
+        return whole(self.proven_at - self.sent_at)
+
+
+def whole(found: dt.timedelta) -> dt.timedelta:
+    """In whole seconds."""
+    return dt.timedelta(seconds=round(found.total_seconds()))
+
+
+def targets(rollout: Rollout) -> QuerySet[UpgradeTarget]:
+    """The rows of a report in the order in which the upgrades were planned."""
+    found = UpgradeTarget.objects.filter(task__rollout=rollout).order_by("pk")
+    return found.select_related(
+        "task__gateway__site", "task__wave", "task__retried_as", "device__model"
+    )
+
+
+def of(target: UpgradeTarget) -> Outcome:
+    """In words; the target comes from ``targets``."""
+    task = target.task
+    failed = task.status in states.UNSUCCESSFUL or task.status == TaskStatus.CANCELED
+    return Outcome(
+        dock=task.gateway.sn,
+        site=task.gateway.site.name if task.gateway.site else "",
+        wave=task.wave.number,
+        device=target.device.sn,
+        model=target.device.model.name if target.device.model else "",
+        from_version=target.from_version,
+        to_version=target.to_version,
+        how=target.how,
+        status=task.get_status_display(),
+        reason=(task.message or task.advice or "") if failed else "",
+        sent_at=task.sent_at,
+        proven_at=target.confirmed_at,
+        attempts=task.attempt,
+        is_retried=getattr(task, "retried_as", None) is not None,
+    )
+
+
+def failures(rollout: Rollout) -> list[Failure]:
+    """Why upgrades ended without success, the most frequent reason first; one query."""
+    tasks = rollout.tasks.filter(status__in=states.UNSUCCESSFUL).order_by()
+    found: Counter[tuple[str, str]] = Counter()
+    rows = tasks.values_list("status", "message", "result").annotate(tasks=Count("pk"))
+    for status, text, result, number in rows:
+        reason = text or errors.advice(result) or "no reason given"
+        found[TaskStatus(status).label, reason] += number
+    return [Failure(*each, number) for each, number in found.most_common(REASONS)]
+
+
+def durations(rollout: Rollout) -> Durations | None:
+    """None where nothing is proven yet; one query."""
+    proven = rollout.tasks.filter(status=TaskStatus.OK, sent_at__isnull=False)
+    times = proven.order_by().values_list("sent_at", "finished_at")
+    seconds = [(end - start).total_seconds() for start, end in times if start and end]
+    if not seconds:
+        return None
+    found = min(seconds), statistics.median(seconds), max(seconds)
+    return Durations(*(whole(dt.timedelta(seconds=each)) for each in found))
+
+
+# As a table for other programs
+
+COLUMNS = (
+    *("dock", "site", "wave", "device", "model", "from_version", "to_version", "how", "status"),
+    *("reason", "sent_at", "proven_at", "proof_seconds", "attempts", "retried"),
+)
+
+
+def as_csv(rollout: Rollout) -> Iterator[str]:
+    """The report of all devices in pieces of some rows; a query for each piece."""
+    yield _lines([COLUMNS])
+    last = 0
+    while rows := list(targets(rollout).filter(pk__gt=last)[:PIECE]):
+        yield _lines([_cells(of(target)) for target in rows])
+        last = rows[-1].pk
+
+
+def _cells(found: Outcome) -> list[Any]:
+    row = found._asdict()
+    seconds = int(found.took.total_seconds()) if found.took is not None else None
+    row |= {"proof_seconds": seconds, "retried": "yes" if found.is_retried else "no"}
+    return [row[name] for name in COLUMNS]
+
+
+def _lines(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([_harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _harmless(cell: Any) -> str:
+    """As text; a spreadsheet would run what begins like a formula."""
+    if isinstance(cell, dt.datetime):
+        return cell.isoformat()
+    text = "" if cell is None else str(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

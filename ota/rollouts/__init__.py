@@ -1,0 +1,64 @@
+"""Rollouts: what would happen, starting it, how it goes on by itself, and what operators do to it."""
+
+from ota.rollouts.cloning import clone, options_of, rest_of
+from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
+from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch
+from ota.rollouts.planning import (
+    FIELDS,
+    Excluded,
+    InvalidPolicy,
+    Options,
+    Plan,
+    PlannedTarget,
+    PlannedTask,
+    PlannedWave,
+    plan,
+    usual_policy,
+)
+from ota.rollouts.verbs import (
+    NotPossible,
+    approve,
+    cancel,
+    change,
+    deny,
+    dismiss,
+    open_next_wave,
+    pause,
+    resume,
+    retry,
+)
+
+__all__ = [
+    "FIELDS",
+    "Excluded",
+    "InvalidPolicy",
+    "NotPossible",
+    "NothingToUpgrade",
+    "Options",
+    "Plan",
+    "PlanChanged",
+    "PlannedTarget",
+    "PlannedTask",
+    "PlannedWave",
+    "Standing",
+    "advance",
+    "approve",
+    "cancel",
+    "cancel_tasks",
+    "change",
+    "clone",
+    "deny",
+    "dismiss",
+    "finish",
+    "launch",
+    "open_next_wave",
+    "options_of",
+    "pause",
+    "plan",
+    "rest_of",
+    "resume",
+    "retry",
+    "standings",
+    "stop",
+    "usual_policy",
+]

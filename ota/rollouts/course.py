@@ -1,0 +1,308 @@
+"""How a rollout goes on by itself: its waves open, it stops where it goes wrong, and it ends.
+
+The tick is stateless: it reads what is true now and writes what follows from it, each with a guard, so
+that two at once do no harm. What it costs does not grow with the number of tasks.
+"""
+
+import datetime as dt
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import Count, Exists, F, OuterRef, Q
+
+from mqtt_bridge import bulk
+from ota import live
+from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.models.upgrades import UpgradeTaskQuerySet
+from ota.states import FINISHED, OPEN, UNFINISHED, UNSUCCESSFUL, TaskStatus
+from ota.upgrades import hours
+
+Kind = RolloutEvent.Kind
+
+
+class Standing(NamedTuple):
+    """How the tasks of a wave stand. Of those ``waiting``, ``absent`` wait for a dock that is offline.
+
+    ``judged`` and ``failed`` leave out what was known when the rollout was resumed last.
+    """
+
+    tasks: int = 0
+    finished: int = 0
+    proven: int = 0
+    waiting: int = 0
+    absent: int = 0
+    canceled: int = 0
+    judged: int = 0
+    failed: int = 0
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something still happens or is about to, docks that are away left aside."""
+        return self.tasks > self.finished + self.canceled + self.absent
+
+    def plus(self, other: "Standing") -> "Standing":
+        return Standing(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+_NOTHING = Standing()
+
+
+def note(
+    rollout_id: int, kind: Kind, now: dt.datetime, text: str = "", user: User | None = None
+) -> None:
+    """Adds a line to a rollout's history."""
+    RolloutEvent.objects.create(
+        rollout_id=rollout_id, at=now, kind=kind, actor=user, text=text[:500]
+    )
+    live.announce([(rollout_id, 0)])
+
+
+def joined(text: str, remark: str) -> str:
+    """What happened, and what somebody remarked about it, as one line of a history."""
+    return "; ".join(part for part in (text, remark) if part)
+
+
+def advance(now: dt.datetime) -> None:
+    """Starts, stops, opens and ends what is due; a handful of queries and one for each change."""
+    expire(now)
+    running = list(Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk"))
+    if running:
+        _advance(running, now)
+    finish(now)
+
+
+def _advance(running: Sequence[Rollout], now: dt.datetime) -> None:
+    waves: defaultdict[int, list[Wave]] = defaultdict(list)
+    for wave in Wave.objects.filter(rollout__in=running).order_by("number"):
+        waves[wave.rollout_id].append(wave)
+    found = standings([rollout.pk for rollout in running])
+    for rollout in running:
+        mine = [found.get(wave.pk, _NOTHING) for wave in waves[rollout.pk]]
+        if reason := _reason_to_stop(rollout, waves[rollout.pk], mine):
+            _stop(rollout, reason, now)
+        else:
+            _open_what_is_due(rollout, waves[rollout.pk], mine, now)
+
+
+def standings(rollouts: Sequence[int]) -> dict[int, Standing]:
+    """How the waves of rollouts stand, by the wave's key; one query."""
+    finished = Q(status__in=FINISHED)
+    judged = finished & Q(finished_at__gt=F("rollout__judged_from"), resolved_at=None)
+    waiting = Q(status=TaskStatus.PENDING)
+    tasks = UpgradeTask.objects.filter(rollout__in=rollouts, retried_as=None).order_by()
+    rows = tasks.values_list("wave").annotate(
+        tasks=Count("pk"),
+        finished=Count("pk", filter=finished),
+        proven=Count("pk", filter=Q(status=TaskStatus.OK)),
+        waiting=Count("pk", filter=waiting),
+        absent=Count("pk", filter=waiting & Q(is_absent=True)),
+        canceled=Count("pk", filter=Q(status=TaskStatus.CANCELED)),
+        judged=Count("pk", filter=judged),
+        failed=Count("pk", filter=judged & Q(status__in=UNSUCCESSFUL)),
+    )
+    return {wave: Standing(*counts) for wave, *counts in rows}
+
+
+# Stopping
+
+
+def _reason_to_stop(rollout: Rollout, waves: Sequence[Wave], found: Sequence[Standing]) -> str:
+    """Why the rollout has to pause, in words; empty if it may go on."""
+    whole = _NOTHING
+    for standing in found:
+        whole = whole.plus(standing)
+    if not whole.waiting:  # nothing is left that stopping would hold back
+        return ""
+    if rollout.max_failed is not None and whole.failed > rollout.max_failed:
+        return f"{whole.failed} upgrades failed; at most {rollout.max_failed} may"
+    for name, standing in [("the rollout", whole), *zip(map(str, waves), found, strict=True)]:
+        if _is_too_bad(rollout, standing):
+            return (
+                f"{standing.failed} of {standing.judged} finished upgrades of {name} failed; "
+                f"at most {rollout.max_failed_percent} % may"
+            )
+    return ""
+
+
+def _is_too_bad(rollout: Rollout, standing: Standing) -> bool:
+    if rollout.max_failed_percent is None or standing.judged < rollout.failed_after:
+        return False
+    return 100 * standing.failed > rollout.max_failed_percent * standing.judged
+
+
+def _stop(rollout: Rollout, reason: str, now: dt.datetime) -> None:
+    """Pauses it, and says whom to look at."""
+    failed = UpgradeTask.objects.filter(rollout=rollout).needing_attention()
+    newest = failed.order_by("-finished_at").values_list("gateway__sn", flat=True)[:5]
+    stop(rollout, f"{reason}. Look at {', '.join(newest)}.", now)
+
+
+def stop(rollout: Rollout, reason: str, now: dt.datetime) -> bool:
+    """Pauses a rollout because something is wrong, not because somebody wants it; whether it was running."""
+    return pause(rollout, reason, now, kind=Kind.STOPPED)
+
+
+def pause(
+    rollout: Rollout,
+    reason: str,
+    now: dt.datetime,
+    user: User | None = None,
+    kind: Kind = Kind.PAUSED,
+) -> bool:
+    """Issues nothing more until ``resume``, what runs goes on; whether it was running."""
+    with transaction.atomic():
+        running = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.RUNNING)
+        changed = running.update(status=Rollout.Status.PAUSED, pause_reason=reason[:500])
+        if changed:
+            note(rollout.pk, kind, now, reason, user)
+            announce_waiting(rollout)
+    return bool(changed)
+
+
+def announce_waiting(rollout: Rollout) -> None:
+    """Tells of the tasks whose note says whether the rollout runs."""
+    waiting = UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
+    live.announce((rollout.pk, pk) for pk in waiting.values_list("pk", flat=True))
+
+
+# Waves
+
+
+def _open_what_is_due(
+    rollout: Rollout, waves: Sequence[Wave], found: Sequence[Standing], now: dt.datetime
+) -> None:
+    closed = [wave for wave in waves if wave.opened_at is None]
+    if not closed or (rollout.starts_at and rollout.starts_at > now):
+        return
+    if closed[0].number == 1:
+        open_next(rollout, now)
+        return
+    number = closed[0].number - 1
+    _pass_gate(rollout, waves[number - 1], found[number - 1], now)
+
+
+def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetime) -> None:
+    if not _is_met(last, standing):
+        Wave.objects.filter(pk=last.pk, met_at__isnull=False).update(met_at=None)
+        return
+    if last.met_at is None:
+        Wave.objects.filter(pk=last.pk, met_at=None).update(met_at=now)
+        last.met_at = now
+        if rollout.asks_between_waves:
+            text = f"wave {last.number + 1} waits for a click"
+            note(rollout.pk, Kind.WAVE_WAITING, now, text)
+    soaked = last.met_at + dt.timedelta(minutes=rollout.soak_minutes) <= now
+    if soaked and not rollout.asks_between_waves:
+        open_next(rollout, now)
+
+
+def _is_met(wave: Wave, standing: Standing) -> bool:
+    """Docks that are away do not hold the next wave back; a wave of which nothing is proven does."""
+    if standing.tasks == standing.canceled:
+        return True
+    if standing.is_under_way or not standing.finished:
+        return False
+    return 100 * standing.proven >= wave.gate * standing.finished
+
+
+def open_next(
+    rollout: Rollout,
+    now: dt.datetime,
+    user: User | None = None,
+    remark: str = "",
+    number: int | None = None,
+) -> Wave | None:
+    """Opens the first wave that is not open yet; None if all are, or if it has not this number."""
+    with transaction.atomic():
+        wave = (
+            Wave.objects.select_for_update(of=("self",))
+            .filter(rollout=rollout, opened_at=None)
+            .order_by("number")
+            .first()
+        )
+        if wave is None or number not in {None, wave.number}:
+            return None
+        Wave.objects.filter(pk=wave.pk).update(opened_at=now, opened_by=user)
+        _scatter(rollout, wave, now)
+        note(rollout.pk, Kind.WAVE_OPENED, now, joined(f"wave {wave.number}", remark), user)
+    return wave
+
+
+def _scatter(rollout: Rollout, wave: Wave, now: dt.datetime) -> None:
+    """Gives each task of a wave a moment of its own within the start jitter."""
+    tasks = UpgradeTask.objects.filter(wave=wave, status=TaskStatus.PENDING)
+    if rollout.jitter_seconds:
+        pks = tasks.values_list("pk", flat=True)
+        rows = {pk: {"not_before": scattered(rollout, now)} for pk in pks}
+        bulk.update(UpgradeTask, ("not_before",), rows)
+    tasks.update(checked_at=None)
+
+
+def scattered(rollout: Rollout, now: dt.datetime) -> dt.datetime | None:
+    """A moment within the rollout's start jitter; None where it has none."""
+    if not rollout.jitter_seconds:
+        return None
+    seconds = random.uniform(0, rollout.jitter_seconds)  # noqa: S311  # spreads a load, keeps no secret
+    return now + dt.timedelta(seconds=seconds)
+
+
+# Ends
+
+
+def expire(now: dt.datetime) -> None:
+    """Cancels what was not issued by its rollout's deadline."""
+    late = Rollout.objects.filter(status__in=UNFINISHED, deadline_at__lte=now)
+    for rollout in late.filter(Exists(_waiting_of(OuterRef("pk")))):
+        waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
+        canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
+        note(rollout.pk, Kind.DEADLINE, now, f"{len(canceled)} upgrades were canceled")
+
+
+def _waiting_of(rollout: int | OuterRef) -> UpgradeTaskQuerySet:
+    return UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
+
+
+def cancel_tasks(
+    pks: Iterable[int],
+    now: dt.datetime,
+    user: User | None = None,
+    text: str = "canceled before the command was sent",
+) -> list[int]:
+    """Cancels those of the tasks that wait; returns their primary keys."""
+    moved = UpgradeTask.objects.move(
+        pks, TaskStatus.CANCELED, now, text, only_from=[TaskStatus.PENDING], actor=user
+    )
+    live.announce(UpgradeTask.objects.filter(pk__in=moved).values_list("rollout_id", "pk"))
+    return moved
+
+
+def finish(now: dt.datetime) -> None:
+    """Closes the rollouts that have no open task left.
+
+    A command of a canceled rollout that came back unsent or unanswered does not go out again.
+    """
+    returned = UpgradeTask.objects.filter(
+        status=TaskStatus.PENDING, rollout__status=Rollout.Status.CANCELED
+    )
+    cancel_tasks(returned.values_list("pk", flat=True), now)
+    unfinished = Rollout.objects.filter(finished_at=None).exclude(
+        Exists(UpgradeTask.objects.filter(rollout=OuterRef("pk"), status__in=OPEN))
+    )
+    for rollout in unfinished:
+        _close(rollout, now)
+
+
+def _close(rollout: Rollout, now: dt.datetime) -> None:
+    """Looks once more under the lock that a retry holds: it may have planned something this moment."""
+    with transaction.atomic():
+        found = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        if found.finished_at or found.tasks.open().exists():
+            return
+        status = Rollout.Status.FINISHED if found.status in UNFINISHED else found.status
+        ended = Rollout.objects.filter(pk=found.pk)
+        ended.update(status=status, finished_at=now, pause_reason="")
+        note(found.pk, Kind.FINISHED, now)

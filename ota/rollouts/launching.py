@@ -1,0 +1,163 @@
+"""Starting a rollout: rows only, the clock does the rest."""
+
+import datetime as dt
+from collections import Counter
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import QuerySet
+
+from fleet import versions
+from fleet.models import Device
+from mqtt_bridge import bulk
+from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
+from ota.needs import Reason
+from ota.rollouts import course
+from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, plan
+from ota.states import TaskStatus
+
+Kind = RolloutEvent.Kind
+
+
+class NothingToUpgrade(Exception):
+    """None of the devices can be upgraded; the plan says why for each."""
+
+
+class PlanChanged(Exception):
+    """What would happen now is not what the operator saw; nothing was started."""
+
+
+def launch(
+    devices: QuerySet[Device],
+    options: Options,
+    now: dt.datetime,
+    user: User | None = None,
+    seen: str = "",
+) -> tuple[Rollout, Plan]:
+    """Starts a rollout, or puts it up for approval where the organization wants a second person.
+
+    ``seen`` is the digest of the plan that the operator has agreed to, where there was one.
+
+    A dock that got another open task since the plan was made is left out of the returned plan.
+
+    Raises:
+        NothingToUpgrade: no device can be upgraded.
+        PlanChanged: something else than ``seen`` would happen.
+        InvalidPolicy: it could not go like this.
+        fleet.versions.InvalidVersion: ``options.to`` is no version.
+    """
+    planned = plan(devices, options, now)
+    if seen and planned.tasks and planned.digest != seen:
+        raise PlanChanged("the plan changed since it was looked at")
+    starts_now = options.starts_at is None or options.starts_at <= now
+    opened_at = now if starts_now and not planned.needs_approval else None
+    with transaction.atomic():
+        rollout = _rollout(options, planned, now, user)
+        started = _store(rollout, planned, opened_at, now, user)
+        if not started.tasks:
+            raise NothingToUpgrade("none of the devices can be upgraded")
+        _note(rollout, planned, opened_at, now, user)
+    return rollout, started
+
+
+def _rollout(options: Options, planned: Plan, now: dt.datetime, user: User | None) -> Rollout:
+    waits = planned.needs_approval
+    return Rollout.objects.create(
+        name=options.name or f"Upgrade of {now:%Y-%m-%d %H:%M}",
+        status=Rollout.Status.NEEDS_APPROVAL if waits else Rollout.Status.RUNNING,
+        target_version=versions.canonical(options.to) if options.to else "",
+        allow_downgrade=options.allow_downgrade,
+        starts_at=options.starts_at,
+        deadline_at=options.deadline_at,
+        judged_from=now,
+        created_by=user,
+        **planned.policy,
+    )
+
+
+def _note(
+    rollout: Rollout,
+    planned: Plan,
+    opened_at: dt.datetime | None,
+    now: dt.datetime,
+    user: User | None,
+) -> None:
+    text = f"{len(planned.tasks)} docks in {len(planned.waves)} waves"
+    kind = Kind.NEEDS_APPROVAL if planned.needs_approval else Kind.STARTED
+    lines = [RolloutEvent(rollout=rollout, at=now, kind=kind, actor=user, text=text)]
+    if opened_at:
+        lines.append(RolloutEvent(rollout=rollout, at=now, kind=Kind.WAVE_OPENED, text="wave 1"))
+    bulk.insert(lines)
+
+
+def _store(
+    rollout: Rollout, planned: Plan, opened_at: dt.datetime | None, now: dt.datetime, user: Any
+) -> Plan:
+    """The rows of a rollout, many at a time. The database refuses a second open task of a dock."""
+    waves = _waves(rollout, planned, opened_at)
+    bulk.insert(
+        [
+            UpgradeTask(
+                rollout=rollout,
+                wave=waves[task.wave],
+                gateway=task.gateway,
+                status_at=now,
+                not_before=course.scattered(rollout, now) if task.wave == 1 else None,
+            )
+            for task in planned.tasks
+        ],
+        ignore_conflicts=True,
+    )
+    stored = {task.gateway_id: task for task in UpgradeTask.objects.filter(rollout=rollout)}
+    bulk.insert(
+        _target(stored[task.gateway.pk], target)
+        for task in planned.tasks
+        if task.gateway.pk in stored
+        for target in task.targets
+    )
+    bulk.insert(_created(task, now, user) for task in stored.values())
+    taken = Reason("open_task", "another upgrade of this dock is open")
+    overtaken = [task for task in planned.tasks if task.gateway.pk not in stored]
+    left_out = [Excluded(target.device, taken) for task in overtaken for target in task.targets]
+    kept = [task for task in planned.tasks if task.gateway.pk in stored]
+    docks = Counter(task.wave for task in kept)
+    cut = [wave._replace(docks=docks[number]) for number, wave in enumerate(planned.waves, 1)]
+    return planned._replace(tasks=kept, excluded=planned.excluded + left_out, waves=cut)
+
+
+def _waves(rollout: Rollout, planned: Plan, opened_at: dt.datetime | None) -> dict[int, Wave]:
+    """The rows of the waves by number."""
+    bulk.insert(
+        Wave(
+            rollout=rollout,
+            number=number,
+            title=wave.title,
+            gate=rollout.gate_first if number == 1 else rollout.gate,
+            opened_at=opened_at if number == 1 else None,
+        )
+        for number, wave in enumerate(planned.waves, 1)
+    )
+    return {wave.number: wave for wave in Wave.objects.filter(rollout=rollout)}
+
+
+def _target(task: UpgradeTask, planned: PlannedTarget) -> UpgradeTarget:
+    return UpgradeTarget(
+        task=task,
+        device=planned.device,
+        package=planned.package,
+        upgrade_type=planned.upgrade_type,
+        from_version=planned.device.firmware_version,
+        to_version=planned.package.version,
+    )
+
+
+def _created(task: UpgradeTask, now: dt.datetime, user: Any) -> TaskEvent:
+    return TaskEvent(
+        task=task,
+        at=now,
+        kind=TaskEvent.Kind.STATUS,
+        to_status=TaskStatus.PENDING,
+        actor=user,
+        text="planned",
+    )

@@ -1,0 +1,273 @@
+"""What a rollout would do to each chosen device, and in which wave."""
+
+import datetime as dt
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+
+from fleet import versions
+from fleet.models import Device
+from ota import needs, waves
+from ota.models import FirmwarePackage, OrganizationPolicy, Policy, Rollout, UpgradeTarget
+from ota.needs import Answer, Reason
+
+
+class InvalidPolicy(ValueError):
+    """A policy under which the rollout could not go; ``field`` is the choice to change."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Options(NamedTuple):
+    """What an operator chooses for a rollout.
+
+    ``to`` is a version for all, empty for the newest of each model; ``with_aircraft`` adds the
+    aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
+    those fields of ``Policy`` that differ from the organization's.
+    """
+
+    name: str = ""
+    to: str = ""
+    allow_downgrade: bool = False
+    with_aircraft: bool = False
+    pilot: Sequence[str] = ()
+    starts_at: dt.datetime | None = None
+    deadline_at: dt.datetime | None = None
+    policy: Mapping[str, Any] = MappingProxyType({})
+
+
+class PlannedTarget(NamedTuple):
+    """One device that would be upgraded."""
+
+    device: Device
+    upgrade_type: UpgradeTarget.Type
+    package: FirmwarePackage
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "sn": self.device.sn,
+            "upgrade_type": str(self.upgrade_type),
+            "from_version": self.device.firmware_version,
+            "to_version": self.package.version,
+        }
+
+
+class PlannedTask(NamedTuple):
+    """One command that would go to a dock, and what must clear before."""
+
+    gateway: Device
+    targets: list[PlannedTarget]
+    waits_for: list[Reason]
+    wave: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "gateway_sn": self.gateway.sn,
+            "wave": self.wave,
+            "targets": [target.as_json() for target in self.targets],
+            "waits_for": [reason.as_json() for reason in self.waits_for],
+        }
+
+
+class Excluded(NamedTuple):
+    """One device that this rollout would never upgrade, and why."""
+
+    device: Device
+    reason: Reason
+
+    def as_json(self) -> dict[str, Any]:
+        return {"sn": self.device.sn, **self.reason.as_json()}
+
+
+class PlannedWave(NamedTuple):
+    """A wave: what it is called, if anything, and how many docks it has."""
+
+    title: str
+    docks: int
+
+
+class Plan(NamedTuple):
+    """What would happen to each chosen device, in which wave, under which policy."""
+
+    tasks: list[PlannedTask]
+    excluded: list[Excluded]
+    waves: list[PlannedWave]
+    policy: Mapping[str, Any]
+    needs_approval: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Equal for plans that upgrade the same devices to the same versions in the same way."""
+        lines = sorted(
+            f"{task.wave} {task.gateway.sn} {target.device.sn} {target.upgrade_type} {target.package.sha256}"
+            for task in self.tasks
+            for target in task.targets
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "tasks": [task.as_json() for task in self.tasks],
+            "excluded": [left_out.as_json() for left_out in self.excluded],
+            "waves": [
+                {"number": number, "title": wave.title, "docks": wave.docks}
+                for number, wave in enumerate(self.waves, 1)
+            ],
+            "needs_approval": self.needs_approval,
+        }
+
+
+def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
+    """What a rollout for the devices would do; a dozen queries, whatever their number.
+
+    Raises:
+        InvalidPolicy: it could not go like this.
+        fleet.versions.InvalidVersion: ``options.to`` is no version.
+    """
+    to = versions.canonical(options.to) if options.to else ""
+    if options.with_aircraft:
+        devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
+    answers = needs.assess(devices, now, to=to, allow_downgrade=options.allow_downgrade)
+    excluded = [Excluded(a.device, a.exclusion) for a in answers if a.exclusion]
+    by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        gateway = needs.gateway_of(answer.device)
+        if answer.exclusion is None and gateway:
+            by_gateway[gateway.pk].append(answer)
+    tasks = [_planned(found) for found in by_gateway.values()]
+    concerned = {task.gateway.organization_id for task in tasks} - {None}
+    preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
+    policy = _policy(concerned, preferred) | dict(options.policy)
+    check(options, policy, now)
+    _refuse_strangers(options.pilot, tasks)
+    planned, waves_ = _in_waves(tasks, str(policy["waves"]), set(options.pilot))
+    return Plan(planned, excluded, waves_, policy, _needs_approval(tasks, preferred))
+
+
+def _planned(answers: Sequence[Answer]) -> PlannedTask:
+    """One task for a dock and its aircraft; the aircraft comes first, as docks are told to do it."""
+    ordered = sorted(answers, key=lambda answer: answer.device.is_dock)
+    gateway = needs.gateway_of(ordered[0].device)
+    targets = [PlannedTarget(a.device, a.upgrade_type, a.package) for a in ordered if a.package]
+    reasons = {reason.code: reason for answer in ordered for reason in answer.blockers}
+    if gateway is None:
+        raise ValueError(f"{ordered[0].device} has no dock")
+    return PlannedTask(gateway, targets, list(reasons.values()))
+
+
+FIELDS = tuple(field.name for field in Policy._meta.fields)
+
+
+def _policy(
+    concerned: Collection[int | None], preferred: Sequence[OrganizationPolicy]
+) -> dict[str, Any]:
+    """All fields of a policy: those of the one organization concerned, else everybody's."""
+    if len(concerned) == len(preferred) == 1:
+        return {name: getattr(preferred[0], name) for name in FIELDS}
+    common = {field.name: field.get_default() for field in Policy._meta.fields}
+    return common | {"limit_in_flight": settings.LIMIT_IN_FLIGHT}
+
+
+def usual_policy(devices: QuerySet[Device]) -> dict[str, Any]:
+    """The policy of a rollout for the devices unless somebody chooses otherwise; two queries."""
+    concerned = set(devices.order_by().values_list("organization", flat=True)) - {None}
+    return _policy(concerned, list(OrganizationPolicy.objects.filter(organization__in=concerned)))
+
+
+def _needs_approval(tasks: Sequence[PlannedTask], preferred: Sequence[OrganizationPolicy]) -> bool:
+    docks = Counter(task.gateway.organization_id for task in tasks)
+    return any(
+        policy.approval_above is not None and docks[policy.organization_id] > policy.approval_above
+        for policy in preferred
+    )
+
+
+def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None:
+    """Refuses what could never go.
+
+    Raises:
+        InvalidPolicy: a value is not right, the deadline has passed, or the hours are never long enough.
+    """
+    clean(Rollout(**policy), FIELDS)
+    refuse_deadline(options.starts_at, options.deadline_at, now)
+
+
+def refuse_deadline(
+    starts_at: dt.datetime | None, deadline_at: dt.datetime | None, now: dt.datetime
+) -> None:
+    """Refuses a deadline by which nothing can have been issued.
+
+    Raises:
+        InvalidPolicy: it is over, or before the start.
+    """
+    if deadline_at and deadline_at <= now:
+        raise InvalidPolicy("deadline_at", "The deadline has passed already.")
+    if deadline_at and starts_at and deadline_at <= starts_at:
+        raise InvalidPolicy("deadline_at", "The deadline is before the start.")
+
+
+def clean(rollout: Rollout, names: Collection[str]) -> None:
+    """Refuses values of the named fields that are not right.
+
+    Raises:
+        InvalidPolicy: for the first of them.
+    """
+    others = [field.name for field in Rollout._meta.fields if field.name not in names]
+    try:
+        rollout.clean_fields(exclude=others)
+        rollout.clean()
+    except ValidationError as error:
+        name, texts = next(iter(error.message_dict.items()))
+        raise InvalidPolicy(name, texts[0]) from error
+
+
+def _refuse_strangers(pilot: Sequence[str], tasks: Sequence[PlannedTask]) -> None:
+    known = {target.device.sn for task in tasks for target in task.targets}
+    known |= {task.gateway.sn for task in tasks}
+    if tasks and (unknown := sorted(set(pilot) - known)):
+        raise InvalidPolicy(
+            "pilot", f"Not among the docks of this rollout: {', '.join(unknown[:5])}."
+        )
+
+
+def _in_waves(
+    tasks: Sequence[PlannedTask], sizes: str, pilot: set[str]
+) -> tuple[list[PlannedTask], list[PlannedWave]]:
+    """The tasks with the numbers of their waves, in their order, and the waves."""
+    first = [task for task in tasks if pilot & _names(task)]
+    rest = [task for task in tasks if not pilot & _names(task)]
+    groups = [("pilot", first)] if first else []
+    groups += _by_site(rest) if waves.is_by_site(sizes) else _by_size(rest, sizes)
+    numbered = [
+        task._replace(wave=number)
+        for number, (_, members) in enumerate(groups, 1)
+        for task in members
+    ]
+    return numbered, [PlannedWave(title, len(members)) for title, members in groups]
+
+
+def _names(task: PlannedTask) -> set[str]:
+    return {task.gateway.sn, *(target.device.sn for target in task.targets)}
+
+
+def _by_site(tasks: Sequence[PlannedTask]) -> list[tuple[str, list[PlannedTask]]]:
+    found: defaultdict[str, list[PlannedTask]] = defaultdict(list)
+    for task in tasks:
+        found[task.gateway.site.name if task.gateway.site else ""].append(task)
+    # Docks that stand nowhere go last.
+    return [(name or "no site", found[name]) for name in sorted(found, key=lambda n: (not n, n))]
+
+
+def _by_size(tasks: Sequence[PlannedTask], sizes: str) -> list[tuple[str, list[PlannedTask]]]:
+    remaining = iter(tasks)
+    lengths = waves.lengths(waves.parse(sizes), len(tasks))
+    return [("", list(islice(remaining, length))) for length in lengths]

@@ -1,0 +1,79 @@
+"""A rollout's policy in words, as its page and its report tell it."""
+
+import datetime as dt
+from typing import NamedTuple
+
+from django.utils import timezone
+
+from ota import waves
+from ota.models import Rollout
+
+
+class Term(NamedTuple):
+    """One thing that was decided."""
+
+    name: str
+    text: str
+
+
+def of(rollout: Rollout) -> list[Term]:
+    """What was decided for a rollout; what makes no difference is left out."""
+    found = [
+        Term("Target", rollout.target_version or "newest of each model"),
+        Term("Downgrade", "allowed" if rollout.allow_downgrade else ""),
+        Term("Waves", _waves(rollout)),
+        Term("Next wave", _gates(rollout) if rollout.waves else ""),
+        Term("At once", _limits(rollout)),
+        Term("Start jitter", f"up to {rollout.jitter_seconds} s" if rollout.jitter_seconds else ""),
+        Term("Hours", _hours(rollout)),
+        Term("Pauses itself", _stops(rollout)),
+        Term("Start", moment(rollout.starts_at)),
+        Term("Deadline", moment(rollout.deadline_at)),
+    ]
+    return [term for term in found if term.text]
+
+
+def moment(at: dt.datetime | None) -> str:
+    """A time on this installation's clock, with its zone; empty if there is none."""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M %Z}" if at else ""
+
+
+def count(number: int, name: str) -> str:
+    """Such as ``1 dock`` and ``2 docks``."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _waves(rollout: Rollout) -> str:
+    if not rollout.waves:
+        return "all at once"
+    return "one for each site" if waves.is_by_site(rollout.waves) else rollout.waves
+
+
+def _gates(rollout: Rollout) -> str:
+    parts = [f"{rollout.gate_first} % of the first proven, {rollout.gate} % of later ones"]
+    if rollout.soak_minutes:
+        parts.append(f"{rollout.soak_minutes} min later")
+    if rollout.asks_between_waves:
+        parts.append("after a click")
+    return ", ".join(parts)
+
+
+def _limits(rollout: Rollout) -> str:
+    found = f"{count(rollout.limit_in_flight, 'dock')} at most"
+    return f"{found}, {rollout.limit_per_site} of a site" if rollout.limit_per_site else found
+
+
+def _hours(rollout: Rollout) -> str:
+    if not rollout.windows:
+        return "at any time"
+    return f"{rollout.windows}, on each site's clock, with {rollout.expected_minutes} min left"
+
+
+def _stops(rollout: Rollout) -> str:
+    parts = []
+    if rollout.max_failed is not None:
+        parts.append(f"above {count(rollout.max_failed, 'failure')}")
+    if rollout.max_failed_percent is not None:
+        share, least = rollout.max_failed_percent, rollout.failed_after
+        parts.append(f"above {share} % failures of at least {least} finished")
+    return ", or ".join(parts) or "never"

@@ -1,0 +1,108 @@
+"""Which failures deserve another attempt, and when; by the device's code (Cloud API, error codes).
+
+Another attempt keeps the task's ``bid`` and has a new ``tid``. After the last one the task ends, holds no
+slot, and needs somebody's attention.
+"""
+
+import datetime as dt
+import random
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.models import F, Q
+
+from ota import errors
+from ota.errors import Remedy
+from ota.models import FirmwarePackage, Rollout, UpgradeTask
+from ota.states import UNFINISHED, PackageState, TaskStatus
+
+# A pause is spread by so much, so that docks that failed together do not come back together.
+JITTER = 0.2
+LONGEST_PAUSE = 30 * 60  # s
+
+
+class Outcome(NamedTuple):
+    """Where a failure leads, why, and what is set along with the status."""
+
+    target: TaskStatus
+    text: str
+    fields: dict[str, Any]
+
+
+def outcome(
+    task: UpgradeTask, target: TaskStatus, result: int | None, text: str, now: dt.datetime
+) -> Outcome:
+    """Another attempt after a pause, if the failure deserves one; else the end that it is."""
+    pause = _pause(task, target, result)
+    if pause is None:
+        return Outcome(target, text, {})
+    again = now + dt.timedelta(seconds=pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+    if not _may_go_on(task, again):
+        return Outcome(target, text, {})
+    if _remedy(result) == Remedy.RETRY_AFTER_FIX:
+        _have_checked(task)
+    return Outcome(
+        TaskStatus.PENDING,
+        f"{text}; tried again after a pause",
+        {
+            "retries": F("retries") + 1,
+            "not_before": again,
+            "message": text[:500],
+            "is_ready": False,
+            "checked_at": None,
+            "due_at": again,
+            "replied_at": None,
+            "device_ok_at": None,
+            "no_show_at": None,
+            "percent": None,
+            "step": "",
+            "rate": None,
+        },
+    )
+
+
+def is_echo(task: UpgradeTask) -> bool:
+    """Whether a failure can only be that of an attempt that is over: the next has not been answered."""
+    return task.retries > 0 and task.replied_at is None
+
+
+def is_resting(task: UpgradeTask) -> bool:
+    """Whether an attempt failed and the next has not been sent: replies are of those that are over."""
+    return task.status == TaskStatus.PENDING and task.retries > 0 and task.not_before is not None
+
+
+def went_unanswered(task: UpgradeTask) -> bool:
+    """Whether a command before the last got no answer; each retry follows one that got one."""
+    return task.attempt > task.retries + 1
+
+
+def _remedy(result: int | None) -> Remedy | None:
+    return errors.explain(result).remedy if result else None
+
+
+def _pause(task: UpgradeTask, target: TaskStatus, result: int | None) -> float | None:
+    """Seconds until the next attempt; None if there is none."""
+    remedy = _remedy(result)
+    if remedy == Remedy.WAIT and task.retries < settings.WAIT_RETRIES:
+        return min(LONGEST_PAUSE, settings.WAIT_PAUSE * 2.0**task.retries)
+    if remedy == Remedy.RETRY_AFTER_FIX and task.retries < 1:
+        return settings.RETRY_PAUSE
+    is_interrupted = target == TaskStatus.TIMEOUT and not result
+    if (remedy == Remedy.RETRY or is_interrupted) and task.retries < settings.RETRIES:
+        return settings.RETRY_PAUSE
+    return None
+
+
+def _may_go_on(task: UpgradeTask, again: dt.datetime) -> bool:
+    """A failure after which the deadline leaves no time stays a failure, and needs somebody."""
+    in_time = Q(deadline_at=None) | Q(deadline_at__gt=again)
+    going = Rollout.objects.filter(in_time, pk=task.rollout_id, status__in=UNFINISHED)
+    return going.exists()
+
+
+def _have_checked(task: UpgradeTask) -> None:
+    """Has all bytes of the packages read again first; until that is done the task waits."""
+    packages = FirmwarePackage.objects.filter(targets__task=task, state=PackageState.AVAILABLE)
+    FirmwarePackage.objects.filter(pk__in=list(packages.values_list("pk", flat=True))).update(
+        state=PackageState.CHECKING
+    )

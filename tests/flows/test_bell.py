@@ -1,0 +1,86 @@
+"""The bell in the header, in a real browser."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+from playwright.sync_api import Page, expect
+
+from ota.models import News, Notice, Rollout
+from tests.browser import PASSWORD, log_in
+from tests.make import make_organization, make_rollout, make_webhook
+from tests.people import make_person
+from tests.processes import Processes
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def operator(transactional_db: None) -> User:
+    return make_person("Operators", password=PASSWORD)
+
+
+def notice(user: User, rollout: Rollout, title: str) -> Notice:
+    now = timezone.now()
+    news = News.objects.create(kind="stopped", at=now, rollout=rollout, title=title, told_at=now)
+    return Notice.objects.create(user=user, news=news, at=now)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_bell_counts_on_and_opens_with_the_keyboard_on_a_narrow_screen(
+    processes: Processes, page: Page, operator: User, theme: str
+) -> None:
+    rollout = make_rollout(name="Spring")
+    notice(operator, rollout, "Spring has paused by itself")
+    processes.web()
+    log_in(page, processes.web_url, operator)
+    page.evaluate("theme => localStorage.setItem('adminTheme', JSON.stringify(theme))", theme)
+    page.set_viewport_size({"width": 420, "height": 800})
+    page.goto(f"{processes.web_url}/admin/ota/rollout/")
+    assert page.evaluate("document.documentElement.classList.contains('dark')") == (theme == "dark")
+    count = page.locator("[data-unread]")
+    expect(count).to_have_text("1")
+
+    notice(operator, rollout, "Autumn needs approval")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as after 30 s
+    expect(count).to_have_text("2")
+
+    page.locator(".bell summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".bell-line")).to_have_count(2)
+    box = page.locator(".bell-panel").bounding_box()
+    assert box
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 420
+    page.keyboard.press("Escape")
+    expect(page.locator(".bell-panel")).to_be_hidden()
+
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Spring has paused by itself").click()
+    page.wait_for_url(f"**/ota/rollout/{rollout.pk}/change/")
+    expect(page.locator("[data-unread]")).to_have_text("1")
+
+
+def test_all_is_read_with_a_click(processes: Processes, page: Page, operator: User) -> None:
+    notice(operator, make_rollout(), "Spring has paused by itself")
+    processes.web()
+    log_in(page, processes.web_url, operator)
+    page.goto(f"{processes.web_url}/admin/ota/notice/")
+    page.get_by_role("button", name="Mark all as read").click()
+    expect(page.get_by_text("1 marked as read.")).to_be_visible()
+    expect(page.locator("[data-unread]")).to_be_hidden()
+
+
+def test_a_webhook_gets_a_new_secret_with_a_click(
+    processes: Processes, page: Page, transactional_db: None
+) -> None:
+    keeper = make_person("Administrators", password=PASSWORD)
+    hook = make_webhook(make_organization())
+    processes.web()
+    log_in(page, processes.web_url, keeper)
+    page.goto(f"{processes.web_url}/admin/ota/webhook/{hook.pk}/change/")
+    page.get_by_role("button", name="New secret").click()
+    expect(page.get_by_text("This is shown once.")).to_be_visible()
+    old = hook.secret
+    hook.refresh_from_db()
+    assert hook.secret != old
+    expect(page.locator("#secret")).to_have_text(hook.secret)

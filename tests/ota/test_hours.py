@@ -1,0 +1,142 @@
+"""The rollout's hours on the clock of a dock's site: when a command may go, and when it is looked at again."""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import time_machine
+
+from fleet.models import Site
+from mqtt_bridge import publisher
+from ota.models import UpgradeTask
+from ota.states import TaskStatus
+from ota.upgrades import hours, issue
+from tests.make import make_dock, make_listening, make_organization, make_rollout, make_task
+
+pytestmark = pytest.mark.django_db
+
+NIGHT = "daily 22:00-05:00"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[time_machine.Traveller]:
+    with time_machine.travel(utc("2026-06-01 12:00"), tick=False) as found:
+        monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))
+        yield found
+
+
+def utc(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def make(zone: str | None = "Europe/Zurich", windows: str = NIGHT, **policy: Any) -> UpgradeTask:
+    """A waiting task of a dock at a site in this zone, or nowhere."""
+    make_listening()
+    organization = make_organization()
+    site = zone and Site.objects.create(organization=organization, name=zone, time_zone=zone)
+    rollout = make_rollout(windows=windows, **policy)
+    return make_task(make_dock(organization=organization, site=site or None), rollout=rollout)
+
+
+def tick() -> None:
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251  # the clock is moved
+    issue.look_again(now)
+    issue.issue(issue.due(now), now)
+
+
+def test_outside_its_hours_a_task_waits_and_says_when_they_begin() -> None:
+    task = make()
+    tick()
+    task.refresh_from_db()
+    assert task.waits_for == [
+        {"code": "hours", "text": "the rollout's hours begin again on Mon 2026-06-01 22:00 CEST"}
+    ]
+    assert task.due_at == utc("2026-06-01 20:00")
+
+
+def test_a_task_goes_when_its_hours_begin(clock: time_machine.Traveller) -> None:
+    task = make()
+    tick()
+    clock.move_to(utc("2026-06-01 20:00"))
+    make_listening()
+    type(task.gateway).objects.update(last_seen_at=utc("2026-06-01 20:00"))
+    tick()
+    task.refresh_from_db()
+    assert task.status == TaskStatus.SENT
+
+
+@pytest.mark.parametrize(("at", "is_open"), [("02:00", True), ("02:15", True), ("02:16", False)])
+def test_the_hours_have_to_last_for_the_expected_time(at: str, is_open: bool) -> None:
+    task = make(expected_minutes=45)
+    assert (hours.closed(task, utc(f"2026-06-02 {at}")) == "") == is_open
+
+
+def test_docks_go_by_the_clocks_of_their_own_sites() -> None:
+    zurich, denver = make("Europe/Zurich"), make("America/Denver")
+    now = utc("2026-06-01 21:00")
+    assert not hours.closed(zurich, now)
+    assert hours.opening(denver, now) == utc("2026-06-02 04:00")
+
+
+def test_a_dock_without_a_site_goes_by_the_installations_clock() -> None:
+    task = make(None)
+    assert hours.opening(task, utc("2026-06-01 12:00")) == utc("2026-06-01 22:00")
+
+
+def test_a_zone_that_nobody_knows_is_named() -> None:
+    task = make("Europe/Zurich")
+    Site.objects.update(time_zone="Mars/Olympus")
+    tick()
+    task.refresh_from_db()
+    assert "time zone of site Europe/Zurich is not known" in task.waits_for[0]["text"]
+    assert hours.opening(UpgradeTask.objects.get(), utc("2026-06-01 12:00")) is None
+
+
+def test_without_hours_any_time_is_right() -> None:
+    assert hours.closed(make(windows=""), utc("2026-06-01 12:00")) == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "opens"),
+    [
+        ("2026-03-28 12:00", "2026-03-28 21:00"),  # 22:00 in winter
+        ("2026-03-29 12:00", "2026-03-29 20:00"),  # 22:00 in summer
+        ("2026-10-24 12:00", "2026-10-24 20:00"),
+        ("2026-10-25 12:00", "2026-10-25 21:00"),
+    ],
+)
+def test_on_the_days_on_which_the_clocks_change_the_wall_decides(now: str, opens: str) -> None:
+    assert hours.opening(make(), utc(now)) == utc(opens)
+
+
+def test_an_hour_that_is_skipped_shortens_the_night() -> None:
+    # 22:00 to 05:00 are six hours: of 01:00 UTC two are left, of 02:00 one.
+    task = make(expected_minutes=120)
+    assert not hours.closed(task, utc("2026-03-29 01:00"))
+    assert hours.closed(task, utc("2026-03-29 01:01"))
+
+
+def test_an_hour_that_comes_twice_lengthens_the_night() -> None:
+    task = make(expected_minutes=8 * 60)
+    assert not hours.closed(task, utc("2026-10-24 20:00"))
+    assert hours.closed(task, utc("2026-10-24 20:01"))
+
+
+def test_before_its_start_and_outside_its_hours_a_task_is_looked_at_when_both_are_over() -> None:
+    task = make(starts_at=utc("2026-06-01 21:30"))
+    tick()
+    task.refresh_from_db()
+    assert {reason["code"] for reason in task.waits_for} == {"not_started", "hours"}
+    assert task.due_at == utc("2026-06-01 21:30")
+
+
+def test_a_command_that_was_chosen_before_the_deadline_does_not_leave_after_it(
+    clock: time_machine.Traveller,
+) -> None:
+    task = make(windows="", deadline_at=utc("2026-06-01 12:01"))
+    issue.look_again(utc("2026-06-01 12:00"))
+    assert issue.issue([task.pk], utc("2026-06-01 12:01")) == 0
+    task.refresh_from_db()
+    assert task.status == TaskStatus.CANCELED
+    assert "not issued by the deadline" in task.message

@@ -1,0 +1,378 @@
+"""A rollout's page: its policy, waves, history and failures, and the buttons for what operators do."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from ota import rows
+from ota.admin.rollout_verbs import VERBS
+from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.states import TaskStatus
+from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
+from tests.people import queries, staff, text, told
+
+pytestmark = pytest.mark.django_db
+
+S, R = TaskStatus, Rollout.Status
+LIMITS = {"limit_in_flight": 3, "expected_minutes": 45, "failed_after": 10}
+
+
+@pytest.fixture
+def operator() -> Client:
+    return staff("view_rollout", "view_upgradetask", "upgrade_devices")
+
+
+@pytest.fixture
+def approver() -> Client:
+    return staff("view_rollout", "approve_rollout")
+
+
+def page(client: Client, rollout: Rollout, query: str = "") -> str:
+    return text(client.get(reverse("admin:ota_rollout_change", args=[rollout.pk]) + query))
+
+
+def press(client: Client, rollout: Rollout, verb: str, **said: Any) -> Any:
+    return client.post(reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk]), said)
+
+
+def status(row: Rollout | UpgradeTask) -> str:
+    row.refresh_from_db()
+    return row.status
+
+
+def make_failed(rollout: Rollout | None = None, **fields: Any) -> UpgradeTask:
+    ended: dict[str, Any] = {"status": S.FAILED, "finished_at": timezone.now()}
+    return make_task(rollout=rollout or make_rollout(), **ended | fields)
+
+
+def in_two_waves(**fields: Any) -> Rollout:
+    """The first is open with a task that runs."""
+    rollout = make_rollout(waves="1, rest", **fields)
+    make_task(rollout=rollout, status=S.IN_PROGRESS)
+    make_task(rollout=rollout, wave=make_wave(rollout, 2, opened_at=None))
+    return rollout
+
+
+# Who may
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_who_may_only_look_presses_nothing(verb: str) -> None:
+    rollout = make_rollout()
+    assert press(staff("view_rollout"), rollout, verb).status_code == 403
+    assert not rollout.events.exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_link_does_nothing(operator: Client, verb: str) -> None:
+    address = reverse(f"admin:ota_rollout_{verb}", args=[make_rollout().pk])
+    assert operator.get(address).status_code == 405
+
+
+def test_who_may_only_look_sees_no_button(operator: Client) -> None:
+    rollout = in_two_waves()
+    make_failed(rollout)
+    assert 'class="ota-cancel"' not in page(staff("view_rollout"), rollout)
+    assert 'class="ota-small"' not in page(staff("view_rollout", "view_device"), rollout)
+    assert "Open wave 2" in page(operator, rollout)
+
+
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_an_operator_who_may_not_approve_is_refused(operator: Client, verb: str) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    assert press(operator, rollout, verb).status_code == 403
+    assert status(rollout) == R.NEEDS_APPROVAL
+    assert "Approve it" not in page(operator, rollout)
+
+
+# Approval
+
+
+def test_a_second_person_approves_with_a_remark(approver: Client) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    assert "Approve it" in page(approver, rollout)
+    press(approver, rollout, "approve", remark="Weather is fine")
+    assert status(rollout) == R.RUNNING
+    assert "Weather is fine" in page(approver, rollout)
+
+
+def test_a_second_person_denies_and_the_second_press_says_so(approver: Client) -> None:
+    task = make_task(rollout=make_rollout(status=R.NEEDS_APPROVAL))
+    press(approver, task.rollout, "deny", remark="Not today")
+    assert (status(task.rollout), status(task)) == (R.CANCELED, S.CANCELED)
+    assert "does not wait for approval" in told(press(approver, task.rollout, "deny"))
+
+
+def test_the_author_sees_no_button_to_approve_and_is_refused(approver: Client) -> None:
+    author = User.objects.get(username="view_rollout-approve_rollout")
+    rollout = make_rollout(status=R.NEEDS_APPROVAL, created_by=author)
+    assert "Approve it" not in page(approver, rollout)
+    assert press(approver, rollout, "approve").status_code == 403
+    assert status(rollout) == R.NEEDS_APPROVAL
+
+
+# Waves
+
+
+def test_the_next_wave_opens_once_however_often_it_is_pressed(operator: Client) -> None:
+    rollout = in_two_waves()
+    make_wave(rollout, 3, opened_at=None)
+    assert "Wave 2 is open." in told(press(operator, rollout, "open-wave", wave=2))
+    assert "Wave 2 is open already" in told(press(operator, rollout, "open-wave", wave=2))
+    assert list(rollout.wave_set.filter(opened_at=None).values_list("number", flat=True)) == [3]
+
+
+@pytest.mark.parametrize("wave", ["", "x", "9" * 40, "-1"])
+def test_a_wave_that_is_no_number_opens_nothing(operator: Client, wave: str) -> None:
+    rollout = in_two_waves()
+    assert "Nothing was opened" in told(press(operator, rollout, "open-wave", wave=wave))
+    assert rollout.wave_set.filter(opened_at=None).exists()
+
+
+def test_a_paused_rollout_opens_no_wave_and_says_why(operator: Client) -> None:
+    rollout = in_two_waves(status=R.PAUSED)
+    assert "is paused, not running" in told(press(operator, rollout, "open-wave", wave=2))
+    assert "Open next wave" not in page(operator, rollout)
+
+
+def says(rollout: Rollout, number: int = 2) -> str:
+    return str(rows.of_waves(rollout)[number - 1]["says"])
+
+
+def test_a_closed_wave_says_what_it_waits_for() -> None:
+    rollout = in_two_waves()
+    assert says(rollout) == "waits for wave 1: 1 of 1 are not finished"
+    rollout.tasks.filter(wave__number=1).update(status=S.FAILED)
+    assert says(rollout) == "waits for wave 1: 0 % of the finished are proven, 100 % must be"
+
+
+def test_a_wave_whose_gate_is_met_waits_for_a_click_or_the_soak_time() -> None:
+    rollout = in_two_waves(soak_minutes=30)
+    met_at = dt.datetime(2026, 5, 5, 12, tzinfo=dt.UTC)
+    Wave.objects.filter(rollout=rollout, number=1).update(met_at=met_at)
+    assert says(rollout) == "opens on 2026-05-05 12:30 UTC"
+    rollout.asks_between_waves = True
+    assert says(rollout) == "waits for a click"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"status": R.NEEDS_APPROVAL}, "waits for approval"),
+        (
+            {"starts_at": dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC)},
+            "opens on 2099-01-01 21:00 UTC",
+        ),
+        ({"status": R.CANCELED}, "was never opened"),
+        ({}, "opens at once"),
+    ],
+)
+def test_the_first_wave_says_what_it_waits_for(fields: dict[str, Any], told: str) -> None:
+    rollout = make_rollout(**fields)
+    rollout.wave_set.update(opened_at=None)
+    assert says(rollout, 1) == told
+
+
+def test_later_waves_wait_for_the_ones_before_and_for_the_pause_to_end() -> None:
+    rollout = in_two_waves(status=R.PAUSED)
+    make_wave(rollout, 3, opened_at=None)
+    assert says(rollout, 2) == "waits until the rollout is resumed"
+    assert says(rollout, 3) == "comes after wave 2"
+
+
+# What failed
+
+
+def test_failures_stand_on_the_page_until_somebody_has_settled_them(operator: Client) -> None:
+    task = make_failed(message="The link broke.")
+    assert "The link broke." in page(operator, task.rollout)
+    press(operator, task.rollout, "dismiss", task=task.pk)
+    assert 'aria-label="Needs attention" data-live="attention" hidden' in page(
+        operator, task.rollout
+    )
+
+
+def test_one_failure_is_retried_and_the_second_press_says_so(operator: Client) -> None:
+    rollout = make_rollout()
+    first, second = make_failed(rollout), make_failed(rollout)
+    assert "Planned 1 upgrade again." in told(press(operator, rollout, "retry", task=first.pk))
+    assert "Nothing was planned again" in told(press(operator, rollout, "retry", task=first.pk))
+    assert not UpgradeTask.objects.filter(retry_of=second).exists()
+
+
+def test_all_failures_are_retried_or_dismissed_together(operator: Client) -> None:
+    rollout = make_rollout()
+    make_failed(rollout)
+    make_failed(rollout)
+    assert "Planned 2 upgrades again." in told(press(operator, rollout, "retry"))
+    other = make_failed().rollout
+    make_failed(other)
+    assert "Dismissed 2 failed upgrades." in told(press(operator, other, "dismiss"))
+    assert "Nothing was dismissed" in told(press(operator, other, "dismiss"))
+
+
+def test_a_task_of_another_rollout_is_not_touched(operator: Client) -> None:
+    rollout, stranger = make_rollout(), make_failed()
+    press(operator, rollout, "retry", task=stranger.pk)
+    press(operator, rollout, "dismiss", task="x")
+    assert not UpgradeTask.objects.filter(retry_of=stranger).exists()
+
+
+def test_a_canceled_rollout_offers_no_retry_and_refuses_one(operator: Client) -> None:
+    task = make_failed(make_rollout(status=R.CANCELED))
+    assert "Retry" not in page(operator, task.rollout)
+    assert "was canceled; start another one" in told(press(operator, task.rollout, "retry"))
+
+
+def test_a_tasks_page_retries_it_and_leads_to_the_new_task(operator: Client) -> None:
+    task = make_failed()
+    address = reverse("admin:ota_upgradetask_change", args=[task.pk])
+    assert "Retry it" in text(operator.get(address))
+    reply = press(operator, task.rollout, "retry", task=task.pk, back="task")
+    assert reply.headers["Location"] == address
+    new = UpgradeTask.objects.get(retry_of=task)
+    assert reverse("admin:ota_upgradetask_change", args=[new.pk]) in text(operator.get(address))
+    assert "Retry it" not in text(operator.get(address))
+
+
+# What was chosen
+
+
+def test_the_page_tells_the_policy_in_words(operator: Client) -> None:
+    rollout = make_rollout(
+        waves="1, 10%, rest", gate=90, asks_between_waves=True, limit_per_site=2, max_failed=3
+    )
+    rollout.windows = "Mon-Fri 22:00-05:00"
+    rollout.save()
+    shown = page(operator, rollout)
+    for words in (
+        "1, 10%, rest",
+        "100 % of the first proven, 90 % of later ones, after a click",
+        "20 docks at most, 2 of a site",
+        "above 3 failures, or above 20 % failures of at least 10 finished",
+        "Mon-Fri 22:00-05:00, on each site&#x27;s clock, with 45 min left",
+    ):
+        assert words in shown
+
+
+def test_a_deadline_is_moved_and_taken_away(operator: Client) -> None:
+    rollout = make_rollout()
+    press(operator, rollout, "extend", deadline_at="2099-01-01T12:00")
+    rollout.refresh_from_db()
+    assert rollout.deadline_at == dt.datetime(2099, 1, 1, 12, tzinfo=dt.UTC)
+    assert "it is so already" in told(
+        press(operator, rollout, "extend", deadline_at="2099-01-01T12:00")
+    )
+    press(operator, rollout, "extend", deadline_at="")
+    rollout.refresh_from_db()
+    assert rollout.deadline_at is None
+
+
+@pytest.mark.parametrize(
+    ("deadline", "why"),
+    [
+        ("2001-01-01T00:00", "The deadline has passed already."),
+        ("soon", "Enter a valid date/time."),
+        ("9999-12-31T23:59", "This year is out of the question."),
+    ],
+)
+def test_a_deadline_that_cannot_be_is_refused_at_its_field(
+    operator: Client, deadline: str, why: str
+) -> None:
+    rollout = make_rollout()
+    reply = press(operator, rollout, "extend", deadline_at=deadline)
+    assert "Nothing was changed" in told(reply)
+    shown = text(operator.get(reply.headers["Location"]))
+    assert why in shown
+    assert f'value="{deadline}"' in shown
+
+
+def test_limits_are_changed_while_it_runs(operator: Client) -> None:
+    rollout = make_rollout()
+    press(operator, rollout, "limits", **LIMITS, limit_per_site=1, windows="daily 22:00-05:00")
+    rollout.refresh_from_db()
+    assert (rollout.limit_in_flight, rollout.limit_per_site) == (3, 1)
+    assert rollout.windows == "daily 22:00-05:00"
+    assert rollout.max_failed_percent is None
+    assert rollout.events.get().kind == RolloutEvent.Kind.CHANGED
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"limit_in_flight": 0}, "greater than or equal to 1"),
+        ({"windows": "Mon 99:00-05:00"}, "has a time that is none"),
+        ({"windows": "Mon 10:00-10:05"}, "nothing would ever start"),
+        ({"max_failed_percent": 101}, "less than or equal to 100"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_at_their_field(
+    operator: Client, said: dict[str, Any], why: str
+) -> None:
+    rollout = make_rollout()
+    reply = press(operator, rollout, "limits", **LIMITS | said)
+    shown = text(operator.get(reply.headers["Location"]))
+    assert why in shown
+    assert f'value="{next(iter(said.values()))}"' in shown
+    rollout.refresh_from_db()
+    assert (rollout.limit_in_flight, rollout.windows, rollout.max_failed_percent) == (20, "", 20)
+
+
+def test_a_rollout_that_has_ended_is_not_changed(operator: Client) -> None:
+    rollout = make_rollout(status=R.FINISHED, finished_at=timezone.now())
+    assert "has ended" in told(press(operator, rollout, "limits", **LIMITS))
+    assert "Change limits" not in page(operator, rollout)
+
+
+def test_a_clone_leads_to_the_new_rollout_and_the_second_press_starts_none(
+    operator: Client,
+) -> None:
+    dock = make_dock()
+    rollout = make_task(dock, status=S.OK, finished_at=timezone.now()).rollout
+    make_package("10.02.0000")
+    make_dock(organization=dock.organization)
+    reply = press(operator, rollout, "clone")
+    made = Rollout.objects.exclude(pk=rollout.pk).get()
+    assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[made.pk])
+    assert "No rollout was started" in told(press(operator, rollout, "clone"))
+
+
+def test_canceling_twice_says_so(operator: Client) -> None:
+    rollout = make_task().rollout
+    press(operator, rollout, "cancel")
+    assert "It is canceled already." in told(press(operator, rollout, "cancel"))
+
+
+def test_what_was_done_stands_in_the_history_and_the_record(operator: Client) -> None:
+    rollout = make_rollout()
+    press(operator, rollout, "pause")
+    press(operator, rollout, "pause")
+    assert "by itself" not in page(operator, rollout).split('aria-label="History"')[1]
+    assert LogEntry.objects.get().change_message == "Paused."
+
+
+# Cost
+
+
+def test_the_page_costs_the_same_for_few_and_many_waves_failures_and_events(
+    operator: Client,
+) -> None:
+    rollout = make_rollout()
+    address = reverse("admin:ota_rollout_change", args=[rollout.pk])
+
+    def grow(start: int, number: int) -> None:
+        for each in range(start, start + number):
+            make_failed(rollout, wave=make_wave(rollout, each))
+            RolloutEvent.objects.create(rollout=rollout, at=timezone.now(), kind="changed")
+
+    grow(2, 2)
+    few = queries(operator, address)
+    grow(4, 60)
+    assert queries(operator, address) == few
+    assert "and 12 more" in page(operator, rollout)
