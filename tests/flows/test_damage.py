@@ -87,4 +87,4 @@ def test_an_operator_pauses_and_resumes(processes: Processes, page: Page, operat
     page.get_by_text("Resume", exact=True).click()
     page.get_by_role("button", name="Resume it").click()
     expect(page.locator("[data-rollout=status_label]")).to_have_text("Running")
-    expect(page.get_by_text("Nothing is issued")).to_be_hidden()
+    expect(page.get_by_text("Nothing is issued: paused by")).to_be_hidden()
