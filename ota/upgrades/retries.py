@@ -85,7 +85,7 @@ def _pause(task: UpgradeTask, target: TaskStatus, result: int | None) -> float |
     remedy = _remedy(result)
     if remedy == Remedy.WAIT and task.retries < settings.WAIT_RETRIES:
         return min(LONGEST_PAUSE, settings.WAIT_PAUSE * 2.0**task.retries)
-    if remedy == Remedy.RETRY_AFTER_FIX and task.retries < 1:
+    if remedy == Remedy.RETRY_AFTER_FIX and task.retries < min(1, settings.RETRIES):
         return settings.RETRY_PAUSE
     is_interrupted = target == TaskStatus.TIMEOUT and not result
     if (remedy == Remedy.RETRY or is_interrupted) and task.retries < settings.RETRIES:
