@@ -114,7 +114,8 @@ def everything(size: int, clients: int) -> Iterator[Place]:
         redis = servers.redis(path / "redis").start()
         package, content = make_file(path, size)
         urls = [url_of(package) for _ in range(clients)]
-        static = f"location / {{ root {path}/media; }}"
+        # The slow client takes minutes for what the kernel holds; nginx would give it up after one.
+        static = f"location / {{ root {path}/media; send_timeout 15m; }}"
         nginx = servers.nginx(path / "nginx", static).start()
         processes = Processes(_environment(path, redis.url), path, 0, ports.free())
         settings.FIRMWARE_URL = f"http://{ports.HOST}:{processes.firmware_port}"
