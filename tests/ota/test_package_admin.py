@@ -1,13 +1,12 @@
 """The console's pages of packages: add, make available, withdraw, delete."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.storage import default_storage
 from django.test import Client
 from django.urls import reverse
-from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
+from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from ota.models import FirmwarePackage
 from ota.states import PackageState, TaskStatus
@@ -17,13 +16,6 @@ from tests.people import log_in, text, told
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/ota/firmwarepackage/"
-
-
-@pytest.fixture(autouse=True)
-def storage(settings: Settings, tmp_path: Path) -> None:
-    backend = "django.core.files.storage.FileSystemStorage"
-    entry = {"BACKEND": backend, "OPTIONS": {"location": str(tmp_path / "media")}}
-    settings.STORAGES = settings.STORAGES | {"default": entry}
 
 
 @pytest.fixture

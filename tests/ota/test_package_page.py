@@ -1,7 +1,6 @@
 """A package's page: how it stands, what people say about it, its history, and what can be done."""
 
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
+from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from ota import packages, storage
 from ota.models import FirmwarePackage, PackageEvent, ProductCode, UpgradeTask
@@ -21,13 +20,6 @@ from tests.people import log_in, queries, text, told
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/ota/firmwarepackage/"
-
-
-@pytest.fixture(autouse=True)
-def folder(settings: Settings, tmp_path: Path) -> None:
-    backend = "django.core.files.storage.FileSystemStorage"
-    entry = {"BACKEND": backend, "OPTIONS": {"location": str(tmp_path / "media")}}
-    settings.STORAGES = settings.STORAGES | {"default": entry}
 
 
 @pytest.fixture
