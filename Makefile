@@ -1,5 +1,5 @@
 # What people and the CI run. Everything else is `manage.py`.
-.PHONY: demo test format lock vendor clean
+.PHONY: demo test bench format lock vendor clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,10 @@ demo: $(VENV)/.runs
 # A stop after a failed check would hide what the tests say, so the script runs all and then fails.
 test: $(VENV)/.checks
 	@.ci/test
+
+# All topics, or TOPICS="launch upload": writes docs/benchmarks.md.
+bench: $(VENV)/.checks
+	$(BIN)/python -m benchmarks $(TOPICS)
 
 format: $(VENV)/.checks
 	$(BIN)/ruff format .

@@ -8,32 +8,23 @@ client checks what it has by its md5.
 
 import hashlib
 import os
-import re
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-
-import django
-
-django.setup()
-
 from django.conf import settings
-from django.core.management import call_command
 from django.db import connections
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import docks
+from benchmarks import docks, ground, machine, results
 from benchmarks.docks import Job, Outcome
-from config import env
+from benchmarks.results import Result, Size
 from demo import checks, ports
 from ota import delivery
 from ota.models import Download, FirmwarePackage
@@ -42,10 +33,10 @@ from tests import servers
 from tests.make import make_rollout, make_task
 from tests.processes import Processes, Running, eventually
 
+TOPIC = "delivery"
 MB = 1_000_000
 RATE, SLOW = MB, 20_000  # bytes a second
 FAST = 8  # clients without a limit
-ROUNDS = 3  # of them
 CORES = 2  # processes of clients
 
 
@@ -83,11 +74,11 @@ def measure(urls: list[str], place: Place, rates: list[int]) -> Figure:
         for seed, (url, rate, limit) in enumerate(zip(urls, rates, limits, strict=True))
     ]
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
-        list(pool.map(docks.run, [[], []]))  # started before the time counts
+        list(pool.map(docks.fetch, [[], []]))  # started before the time counts
         began = time.monotonic()
         outcomes = [
             outcome
-            for part in pool.map(docks.run, [jobs[core::CORES] for core in range(CORES)])
+            for part in pool.map(docks.fetch, [jobs[core::CORES] for core in range(CORES)])
             for outcome in part
         ]
         took = time.monotonic() - began
@@ -106,9 +97,7 @@ def _is_right(outcome: Outcome, place: Place) -> bool:
 
 @contextmanager
 def everything(size: int, clients: int) -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="fleet-ota-") as folder:
-        path = Path(folder)
-        path.chmod(0o755)
+    with ground.folder() as path:
         for name in ("redis", "nginx"):
             (path / name).mkdir()
         redis = servers.redis(path / "redis").start()
@@ -158,13 +147,7 @@ def start(processes: Processes) -> Running:
 
 def make_file(path: Path, size: int) -> tuple[FirmwarePackage, Path]:
     """A package of so many random bytes in an empty database and an empty folder."""
-    os.environ["DATABASE_URL"] = f"sqlite:///{path}/fleet.sqlite3"
-    del connections["default"]
-    connections.settings["default"] = env.database("DATABASE_URL", "", path)
-    connections.settings = connections.configure_settings(connections.settings)
-    call_command("migrate", verbosity=0)
-    storage = env.storage("", f"file://{path}/media", path)
-    settings.STORAGES = settings.STORAGES | {"default": storage}
+    ground.use(f"sqlite:///{path}/fleet.sqlite3")
     content, digest = (
         path / "media" / "firmware" / "package.zip",
         hashlib.md5(usedforsecurity=False),
@@ -186,48 +169,62 @@ def url_of(package: FirmwarePackage) -> str:
     return delivery.link(task.pk, package)
 
 
-def peak(process: Running) -> float:
-    """The most memory that a process had, in MB."""
-    pid = process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    texts = [Path(f"/proc/{one}/status").read_text() for one in [pid, *children]]
-    found = [int(number) for text in texts for number in re.findall(r"VmHWM:\s+(\d+) kB", text)]
-    return max(found) * 1024 / MB
+def run(size: Size) -> Iterable[Result]:
+    yield from compared(2, 2, size) if size is Size.SMALL else compared(70, 50, size)
+
+
+def compared(megabytes: int, clients: int, size: Size) -> Iterable[Result]:
+    """Many clients at a docks' rate, and then a few as fast as they can."""
+    rates = [RATE] * clients + [SLOW]
+    with everything(megabytes * MB, max(clients + 1, FAST)) as place:
+        what = f"{clients} clients at 1 MB/s and one at 20 KB/s, {megabytes} MB each"
+        slow = in_turns(place, rates, 1)
+        yield result(what, slow)
+        yield Result(
+            TOPIC,
+            f"memory of the firmware process: {what}",
+            machine.memory(place.firmware.pid),
+            unit="MB",
+        )
+        fast = in_turns(place, [0] * FAST, size.rounds)
+        yield result(f"{FAST} clients without a limit", fast)
+        yield Result(
+            TOPIC,
+            "memory of the firmware process at its peak",
+            machine.memory(place.firmware.pid),
+            unit="MB",
+        )
+        eventually(lambda: Download.objects.count() >= clients + 1, "the count of all downloads")
+        yield counted([ours for ours, _ in slow + fast])
+
+
+def in_turns(place: Place, rates: list[int], rounds: int) -> list[tuple[Figure, Figure]]:
+    """What the clients got from us and from nginx in each round."""
+    number = len(rates)
+    ours, static = place.ours[:number], [place.nginx] * number
+    return [(measure(ours, place, rates), measure(static, place, rates)) for _ in range(rounds)]
+
+
+def result(what: str, rounds: list[tuple[Figure, Figure]]) -> Result:
+    ours, peer = ([figure.rate for figure in side] for side in zip(*rounds, strict=True))
+    figures = [figure for both in rounds for figure in both]
+    right, clients = sum(one.right for one in figures), sum(one.clients for one in figures)
+    note = f"right bytes: {right} of {clients}, after {sum(one.cuts for one in figures)} cuts"
+    ratio = results.ratio(ours, peer)
+    return Result(TOPIC, what, median(ours), "nginx", median(peer), "MB/s", ratio, note=note)
+
+
+def counted(figures: list[Figure]) -> Result:
+    """What the tasks say was fetched, beside what the clients kept."""
+    served = sum(Download.objects.values_list("bytes_served", flat=True)) / MB
+    taken = sum(figure.bytes for figure in figures) / MB
+    return Result(TOPIC, "counted to the tasks", served, "kept by the clients", taken, "MB")
 
 
 def main() -> None:
     numbers = [int(word) for word in sys.argv[1:]]
     megabytes, clients = (*numbers, *(700, 50)[len(numbers) :])
-    console = Console()
-    rates = [RATE] * clients + [SLOW]
-    with everything(megabytes * MB, max(clients + 1, FAST)) as place:
-        static = [place.nginx] * len(place.ours)
-        found: dict[str, dict[str, Figure]] = {}
-        for name, urls in (("ours", place.ours), ("nginx", static)):
-            figure = measure(urls[: len(rates)], place, rates)
-            found.setdefault(f"{clients} at 1 MB/s, one at 20 KB/s", {})[name] = figure
-        console.print(f"Memory of the firmware process with them: {peak(place.firmware):.0f} MB")
-        for number in range(ROUNDS):
-            for name, urls in (("ours", place.ours), ("nginx", static)):
-                figure = measure(urls[:FAST], place, [0] * FAST)
-                found.setdefault(f"{FAST} without a limit, round {number + 1}", {})[name] = figure
-        show(console, found)
-        console.print(f"Memory of the firmware process, peak: {peak(place.firmware):.0f} MB")
-        eventually(lambda: Download.objects.count() >= clients + 1, "the count of all downloads")
-        served = sum(Download.objects.values_list("bytes_served", flat=True)) / MB
-        taken = sum(figures["ours"].bytes for figures in found.values()) / MB
-        console.print(f"Counted to the tasks: {served:.0f} MB; the clients kept {taken:.0f} MB")
-
-
-def show(console: Console, found: dict[str, dict[str, Figure]]) -> None:
-    table = Table("Clients", "Ours MB/s", "nginx MB/s", "Ratio", "Right md5", "Cuts")
-    for words, figures in found.items():
-        ours, nginx = figures["ours"], figures["nginx"]
-        right = f"{ours.right} of {ours.clients}, {nginx.right} of {nginx.clients}"
-        ratio = f"{ours.rate / nginx.rate:.2f}"
-        cuts = f"{ours.cuts}, {nginx.cuts}"
-        table.add_row(words, f"{ours.rate:.1f}", f"{nginx.rate:.1f}", ratio, right, cuts)
-    console.print(table)
+    Console().print(results.table(compared(megabytes, clients, Size.FULL)))
 
 
 if __name__ == "__main__":

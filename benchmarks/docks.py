@@ -33,12 +33,12 @@ class Outcome(NamedTuple):
     cuts: int
 
 
-def run(jobs: list[Job]) -> list[Outcome]:
+def fetch(jobs: list[Job]) -> list[Outcome]:
     """Fetches all of them at once, in this process."""
-    return asyncio.run(_run(jobs))
+    return asyncio.run(_fetch(jobs))
 
 
-async def _run(jobs: list[Job]) -> list[Outcome]:
+async def _fetch(jobs: list[Job]) -> list[Outcome]:
     return await asyncio.gather(*(_Dock(job).fetch() for job in jobs))
 
 

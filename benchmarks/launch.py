@@ -1,56 +1,80 @@
-"""Preview and launch of a rollout, beside one row at a time: ``python -m benchmarks.launch``.
+"""Preview and launch of a rollout, beside one row at a time: ``python -m benchmarks.launch [docks]``.
 
-For each database and number of docks (each with its aircraft): queries and seconds, median of
-three, and how many times as long the peer takes that saves one object after the other, as the
-samples of such software do. Starts a PostgreSQL of its own where one is installed.
+For each database: queries and seconds for so many docks with an aircraft each. The peer saves one
+object after the other, as the samples of such software do; with ten thousand docks it would take
+minutes, so there ours stands alone.
 """
 
-import os
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import Any
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-
-import django
-
-django.setup()
-
-from django.conf import settings
 from django.core.management import call_command
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 from rich.console import Console
-from rich.table import Table
 
-from config import env
+from benchmarks import ground, results
+from benchmarks.results import Result, Size
+from benchmarks.rows import make_fleet
 from fleet.models import Device
 from ota import rollouts
-from ota.models import Rollout, TaskEvent, UpgradeTarget, UpgradeTask
+from ota.models import Rollout, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import Options
-from tests import servers
-from tests.make import (
-    OLD,
-    make_aircraft,
-    make_dock,
-    make_listening,
-    make_organization,
-    make_package,
-)
 
-RUNS = 3
+Work = Callable[[], None]
+
+TOPIC = "launch"
+SMALL, DOCKS, MANY = 20, 1000, 10_000
+PEER = "one row at a time"
 
 
-class Figure(NamedTuple):
-    """Queries of one run, and the median of the runs in seconds."""
+def run(size: Size) -> Iterable[Result]:
+    yield from measured(size, [SMALL] if size is Size.SMALL else [DOCKS, MANY])
 
-    queries: int
-    seconds: float
+
+def measured(size: Size, docks: Sequence[int]) -> Iterable[Result]:
+    with ground.folder() as path, ground.databases(path, size) as found:
+        for database, url in found.items():
+            for number in docks:
+                ground.use(url)
+                call_command("flush", interactive=False, verbosity=0)
+                make_fleet(number)
+                yield from (compared if number < MANY else alone)(database, number, size)
+
+
+def compared(database: str, docks: int, size: Size) -> Iterable[Result]:
+    """Preview and launch, in turns with the peer."""
+    seconds = _in_turns([preview, launch, one_by_one], size.rounds)
+    theirs, queries = seconds[one_by_one], count(one_by_one)
+    for work in (preview, launch):
+        what, ours = _what(work, docks, database), seconds[work]
+        yield Result(TOPIC, what, count(work), PEER, queries, "queries")
+        ratio = results.ratio(ours, theirs, less_is_better=True)
+        yield Result(TOPIC, what, median(ours), PEER, median(theirs), "s", ratio)
+
+
+def alone(database: str, docks: int, size: Size) -> Iterable[Result]:
+    """Preview and launch of very many."""
+    seconds = _in_turns([preview, launch], size.rounds)
+    for work, goal in ((preview, ""), (launch, "<= 3")):
+        what = _what(work, docks, database)
+        yield Result(TOPIC, what, count(work), unit="queries", goal="<= 60")
+        yield Result(TOPIC, what, median(seconds[work]), unit="s", goal=goal)
+
+
+def _in_turns(works: Sequence[Work], rounds: int) -> dict[Work, list[float]]:
+    found: dict[Work, list[float]] = {work: [] for work in works}
+    for _ in range(rounds):
+        for work in works:
+            found[work].append(measure(work))
+    return found
+
+
+def _what(work: Work, docks: int, database: str) -> str:
+    return f"{work.__name__} of {docks:,} docks with aircraft, {database}"
 
 
 def preview() -> None:
@@ -64,12 +88,15 @@ def launch() -> None:
 def one_by_one() -> None:
     """The peer: a row and its history at a time, checks before each insert."""
     rollout = Rollout.objects.create(name="peer", limit_in_flight=20)
+    wave = Wave.objects.create(rollout=rollout, number=1, gate=100)
     for dock in Device.objects.filter(model__key="3-2-0"):
         if UpgradeTask.objects.open().filter(gateway=dock).exists():
             continue
-        task = UpgradeTask.objects.create(rollout=rollout, gateway=dock, status_at=timezone.now())
+        task = UpgradeTask.objects.create(
+            rollout=rollout, wave=wave, gateway=dock, status_at=timezone.now()
+        )
         for device in (dock, *dock.aircraft.all()):
-            package = device.model.packages.latest("version_number")  # type: ignore[union-attr]
+            package = device.model.packages.latest("version_number")
             UpgradeTarget.objects.create(
                 task=task, device=device, package=package, upgrade_type="regular",
                 from_version=device.firmware_version, to_version=package.version,
@@ -77,94 +104,36 @@ def one_by_one() -> None:
         TaskEvent.objects.create(task=task, at=timezone.now(), kind="status", to_status="pending")
 
 
-def measure(work: Callable[[], None]) -> Figure:
-    """Runs it in a transaction that is undone, so that each run finds the same rows."""
-    seconds: list[float] = []
-    queries: list[str] = []
+def measure(work: Work) -> float:
+    """Seconds of one run, which is undone so that the next one finds the same rows."""
+    with transaction.atomic():
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        transaction.set_rollback(True)
+    return seconds
 
-    def note(execute: Any, sql: str, *rest: Any) -> Any:
-        queries.append(sql)
-        return execute(sql, *rest)
 
-    for _ in range(RUNS):
-        with transaction.atomic():
-            started = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - started)
-            transaction.set_rollback(True)
+def count(work: Work) -> int:
+    """The queries of one run."""
+    queries = 0
+
+    def note(execute: Any, *query: Any) -> Any:
+        nonlocal queries
+        queries += 1
+        return execute(*query)
+
     with transaction.atomic():
         with connection.execute_wrapper(note):
             work()
         transaction.set_rollback(True)
-    return Figure(len(queries), statistics.median(seconds))
-
-
-def make_fleet(docks: int) -> None:
-    make_listening()
-    organization = make_organization()
-    dock = make_dock(organization=organization)
-    aircraft = make_aircraft(dock)
-    Device.objects.bulk_create(_like(dock, f"D{number:06d}") for number in range(docks - 1))
-    more = Device.objects.filter(sn__startswith="D")
-    Device.objects.bulk_create(_like(aircraft, f"A{found.sn}", gateway=found) for found in more)
-    make_package()
-
-
-def _like(device: Device, sn: str, **fields: object) -> Device:
-    """A copy that is not saved yet."""
-    values = {f.attname: getattr(device, f.attname) for f in Device._meta.concrete_fields}
-    values |= {"id": None, "sn": sn, "firmware_version": OLD}
-    values.pop("gateway_id")
-    return Device(**values | fields)
-
-
-@contextmanager
-def databases() -> Iterator[dict[str, str]]:
-    """The addresses of an empty SQLite and, where it is installed, an empty PostgreSQL."""
-    with tempfile.TemporaryDirectory(prefix="fleet-ota-") as folder:
-        path = Path(folder)
-        path.chmod(0o755)
-        settings.STORAGES = settings.STORAGES | {
-            "default": env.storage("", f"file://{folder}/media", path)
-        }
-        found = {"SQLite": f"sqlite:///{folder}/fleet.sqlite3"}
-        (path / "postgres").mkdir()
-        server = servers.postgres(path / "postgres").start()
-        try:
-            yield found | {"PostgreSQL": server.url}
-        finally:
-            connections.close_all()
-            server.end()
-
-
-def use(url: str) -> None:
-    """Opens the database of this address from now on, with all tables."""
-    os.environ["DATABASE_URL"] = url
-    connections.close_all()
-    del connections["default"]
-    connections.settings["default"] = env.database("DATABASE_URL", "", Path())
-    connections.settings = connections.configure_settings(connections.settings)
-    call_command("migrate", verbosity=0)
+    return queries
 
 
 def main() -> None:
-    docks = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    table = Table(
-        "database", "docks", "work", "queries", "seconds", "peer's queries", "peer / ours"
-    )
-    with databases() as found:
-        for name, url in found.items():
-            use(url)
-            make_fleet(docks)
-            peer = measure(one_by_one)
-            for work in (preview, launch):
-                ours = measure(work)
-                ratio = f"{peer.seconds / ours.seconds:.1f}"
-                table.add_row(
-                    name, str(docks), work.__name__, str(ours.queries), f"{ours.seconds:.2f}",
-                    str(peer.queries), ratio,
-                )  # fmt: skip
-    Console().print(table)
+    docks = int(sys.argv[1]) if len(sys.argv) > 1 else DOCKS
+    found = list(measured(Size.FULL, [docks]))
+    Console().print(results.table(found))
 
 
 if __name__ == "__main__":

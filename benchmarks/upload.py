@@ -12,26 +12,19 @@ import hashlib
 import http.client
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 # The browser's driver keeps an event loop in this thread.
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 
-import django
-
-django.setup()
-
-from django.core.management import call_command
 from django.db import connections
 from rich.console import Console
-from rich.table import Table
 
-from config import env
+from benchmarks import ground, machine, results
+from benchmarks.results import Result, Size
 from demo import checks, ports
 from ota.models import FirmwarePackage, ProductCode
 from simulator.packages import build
@@ -41,20 +34,25 @@ from tests.make import make_model
 from tests.people import make_person
 from tests.processes import Running
 
+TOPIC = "upload"
 CUTS = (0.3, 0.7)  # of the file's size
-_PIECE = 1 << 20
+_PIECE, _GB = 1 << 20, 1 << 30
 _BOUNDARY = b"no-zip-has-this-inside"
 # The peer takes 13 times its file in memory: 2 GB would take the machine down.
 _PEERS_MOST = 0.1
 
 
 class Figure(NamedTuple):
-    """``growth``: how much more memory at the peak than before, bytes."""
+    """``growth``: how much more memory at the peak than before, MB."""
 
     size: int
     seconds: float
-    growth: int
+    growth: float
     outcome: str
+
+    @property
+    def rate(self) -> float:
+        return self.size / self.seconds / (1 << 20)
 
 
 class Hashes(NamedTuple):
@@ -70,11 +68,11 @@ def ours(path: Path, wanted: Hashes, web: Running, port: int) -> Figure:
         page = browser.new_page()
         log_in(page, cable.url, administrator)
         page.goto(f"{cable.url}/admin/ota/firmwarepackage/add/")
-        before, started = _memory(web.pid, "VmRSS"), time.perf_counter()
+        before, started = machine.memory(web.pid, "VmRSS"), time.perf_counter()
         page.set_input_files("#upload-file", path)
         page.wait_for_selector("#upload-here", state="visible", timeout=3_600_000)
         seconds = time.perf_counter() - started
-        growth = _memory(web.pid, "VmHWM") - before
+        growth = machine.memory(web.pid, "VmHWM") - before
         page.click("#package-add")
         page.wait_for_url("**/change/")
         made = cable.cuts_made
@@ -90,7 +88,7 @@ def one_form(path: Path, wanted: Hashes, web: Running, port: int) -> Figure:
     head = b"--" + _BOUNDARY + b"\r\nContent-Disposition: form-data; "
     head += b'name="file"; filename="a.zip"\r\n\r\n'
     tail = b"\r\n--" + _BOUNDARY + b"--\r\n"
-    before, started = _memory(web.pid, "VmRSS"), time.perf_counter()
+    before, started = machine.memory(web.pid, "VmRSS"), time.perf_counter()
     connection = http.client.HTTPConnection(ports.HOST, port)
     connection.putrequest("POST", "/form")
     connection.putheader("Content-Type", b"multipart/form-data; boundary=" + _BOUNDARY)
@@ -102,20 +100,8 @@ def one_form(path: Path, wanted: Hashes, web: Running, port: int) -> Figure:
     connection.send(tail)
     is_right = connection.getresponse().read().decode() == wanted.md5
     seconds = time.perf_counter() - started
-    growth = _memory(web.pid, "VmHWM") - before
+    growth = machine.memory(web.pid, "VmHWM") - before
     return Figure(size, seconds, growth, "md5 right" if is_right else "HASH IS WRONG")
-
-
-def _memory(pid: int, name: str) -> int:
-    """``VmRSS`` or ``VmHWM`` (the peak) of a process and its children, bytes."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return sum(_own_memory(one, name) for one in (str(pid), *children))
-
-
-def _own_memory(pid: str, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    value = next(line for line in lines if line.startswith(name))
-    return int(value.split()[1]) << 10
 
 
 def _hashes(path: Path) -> Hashes:
@@ -143,40 +129,52 @@ def _prepare(folder: Path) -> None:
         "SECRET_KEY": "only for this benchmark",
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
-    del connections["default"]
-    connections.settings["default"] = env.database("DATABASE_URL", "", folder)
-    connections.settings = connections.configure_settings(connections.settings)
-    call_command("migrate", verbosity=0)
+    ground.use(os.environ["DATABASE_URL"])
     ProductCode.objects.create(code="wm9s2").models.add(make_model("3-2-0"))
+
+
+def run(size: Size) -> Iterable[Result]:
+    yield from compared(0.02 if size is Size.SMALL else 2)
+
+
+def compared(gigabytes: float) -> Iterable[Result]:
+    """The pieces of a browser beside one form, once each: the sizes differ, memory is the point."""
+    with ground.folder() as folder:
+        _prepare(folder)
+        piece = _way(folder, gigabytes, "config.asgi:application", ours)
+        form = _way(folder, min(gigabytes, _PEERS_MOST), "benchmarks.form:application", one_form)
+        connections.close_all()
+    what = f"upload of {gigabytes:g} GB by a browser, in pieces"
+    peer = f"one form of {form.size / _GB:.2g} GB"
+    note = f"{piece.outcome}; the form: {form.outcome}"
+    growth = results.ratio([piece.growth], [form.growth], less_is_better=True)
+    yield Result(
+        TOPIC,
+        f"{what}: growth of the web process",
+        piece.growth,
+        peer,
+        form.growth,
+        "MB",
+        growth,
+        note=note,
+    )
+    rate = results.ratio([piece.rate], [form.rate])
+    yield Result(TOPIC, what, piece.rate, peer, form.rate, "MB/s", rate)
+
+
+def _way(folder: Path, gigabytes: float, application: str, work: Callable[..., Figure]) -> Figure:
+    path = build(folder, "DOCK2", "10.01.3205", dt.date(2024, 11, 7), int(gigabytes * _GB))
+    wanted = _hashes(path)
+    web, port = _daphne(work.__name__, application, folder)
+    try:
+        return work(path, wanted, web, port)
+    finally:
+        web.end()
 
 
 def main() -> None:
     gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 2
-    table = Table("upload of", "way", "seconds", "MB/s", "web process grew by", "outcome")
-    with tempfile.TemporaryDirectory(prefix="fleet-ota-") as name:
-        folder = Path(name)
-        _prepare(folder)
-        ways: dict[str, tuple[float, str, Callable[..., Figure]]] = {
-            "pieces, by a browser": (gigabytes, "config.asgi:application", ours),
-            "one form": (min(gigabytes, _PEERS_MOST), "benchmarks.form:application", one_form),
-        }
-        for way, (most, application, work) in ways.items():
-            size = int(most * (1 << 30))
-            path = build(folder, "DOCK2", "10.01.3205", dt.date(2024, 11, 7), size)
-            wanted = _hashes(path)
-            web, port = _daphne(work.__name__, application, folder)
-            try:
-                figure = work(path, wanted, web, port)
-            finally:
-                web.end()
-            mb = 1 << 20
-            table.add_row(
-                f"{figure.size / (1 << 30):.1f} GB", way, f"{figure.seconds:.0f}",
-                f"{figure.size / mb / figure.seconds:.0f}", f"{figure.growth / mb:.0f} MB",
-                figure.outcome,
-            )  # fmt: skip
-        connections.close_all()
-    Console().print(table)
+    Console().print(results.table(compared(gigabytes)))
 
 
 if __name__ == "__main__":

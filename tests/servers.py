@@ -98,7 +98,7 @@ def empty_s3(url: str) -> None:
 
 def postgres(folder: Path) -> Server:
     """A new cluster with the database ``fleet``; ``folder`` must be open to the user ``postgres``."""
-    tools = _postgres_tools()
+    tools = postgres_tools()
     port = ports.free()
     data = folder / "data"
     _run([*_as_postgres(folder), f"{tools}/initdb", "--pgdata", str(data), "--username", "fleet"])
@@ -149,7 +149,7 @@ def _takes_connections(url: str) -> bool:
     return True
 
 
-def _postgres_tools() -> Path:
+def postgres_tools() -> Path:
     """The folder of the newest PostgreSQL's programs."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_major)
     path = found[-1] if found else Path(program("postgres", "postgresql"))
