@@ -147,6 +147,16 @@ CELERY_BEAT_SCHEDULE = {
     "mail": {"task": "ota.tasks.mail", "schedule": 10.0, "options": {"expires": 10}},
     "deliver": {"task": "ota.tasks.deliver", "schedule": 5.0, "options": {"expires": 10}},
     "forget_news": {"task": "ota.tasks.forget_news", "schedule": 3600.0},
+    "fold_history": {
+        "task": "ota.tasks.fold_history",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
+    "forget_sessions": {
+        "task": "config.tasks.forget_sessions",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "packages": {"task": "ota.tasks.check_packages", "schedule": 5.0, "options": {"expires": 10}},
     "expire_uploads": {
         "task": "ota.tasks.expire_uploads",
@@ -185,6 +195,8 @@ WAIT_RETRIES = env.integer("OTA_WAIT_RETRIES", 8, least=0, most=100)
 WAIT_PAUSE = env.number("OTA_WAIT_PAUSE_SECONDS", 60, least=1)
 SYSTEM_LIMIT_IN_FLIGHT = env.integer("SYSTEM_LIMIT_IN_FLIGHT", 0, least=0, most=1_000_000)
 LIMIT_IN_FLIGHT = env.integer("ROLLOUT_LIMIT_IN_FLIGHT", 20, least=1, most=100_000)
+# Longer than any broker keeps a message: one that comes again has to find its line.
+EVENT_DAYS = env.number("EVENT_DAYS", 90, least=14, most=36_500)
 
 # Without a mail server no e-mail is made.
 _MAIL = env.email("EMAIL_URL")

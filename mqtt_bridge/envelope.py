@@ -9,6 +9,7 @@ import functools
 import hashlib
 import types
 import typing
+import uuid
 from collections.abc import Hashable
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
@@ -72,12 +73,18 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
     payload: bytes
     dropped: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    timestamp: int = 0
 
     @property
-    def digest(self) -> str:
-        """32 hex characters that are equal exactly for repeated deliveries of one message."""
+    def digest(self) -> uuid.UUID:
+        """Equal exactly for repeated deliveries of one message; those of later ones are greater.
+
+        48 bits of the ``timestamp`` that the message names, believed or not, then a hash of it all:
+        an index over random values would be written to all over.
+        """
         content = f"{self.kind} {self.sn} ".encode() + self.payload
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        clock = min(max(self.timestamp, 0), 2**48 - 1).to_bytes(6, "big")
+        return uuid.UUID(bytes=clock + hashlib.blake2b(content, digest_size=10).digest())
 
     def reply(self, data: Any) -> "Reply":
         """The answer on this message's reply topic, echoing ``tid`` and ``bid``."""
@@ -145,6 +152,7 @@ def read(
         payload,
         tuple(dropped),
         _unknown(raw, kind),
+        envelope.timestamp or 0,
     )
 
 

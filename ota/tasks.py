@@ -29,8 +29,8 @@ from redis.retry import Retry
 from ota import checks, notices, rollouts, steadiness, uploads
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
+from ota.upgrades import folding, limits, proof
 from ota.upgrades import issue as issuing
-from ota.upgrades import limits, proof
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,13 @@ def deliver() -> None:
 def forget_news() -> None:
     """Removes old news and deliveries."""
     notices.forget(timezone.now())
+
+
+@shared_task
+def fold_history() -> None:
+    """Adds up progress reports that are old; some steps at a time."""
+    if folded := folding.fold(timezone.now()):
+        logger.info("%d old progress reports were folded", folded)
 
 
 @shared_task

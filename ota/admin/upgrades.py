@@ -181,6 +181,7 @@ def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
         "downloads": _downloads(task) if task.attempt else [],
         "events": [_line(event) for event in events],
         "page": events,
+        "folded": _folded(task),
         "socket": f"/ws/rollouts/{task.rollout_id}/?task={task.pk}",
     }
 
@@ -203,6 +204,19 @@ def _events(task: UpgradeTask, wanted: str | None) -> Page[TaskEvent]:
     """A page of the history in its order; the last one, the newest, if none is asked for."""
     paginator = Paginator(task.events.select_related("actor").order_by("pk"), EVENTS)
     return paginator.get_page(wanted if wanted is not None else paginator.num_pages)
+
+
+def _folded(task: UpgradeTask) -> dict[str, Any] | None:
+    """What is left of old progress reports: how many there were, and which."""
+    groups = list(task.folded.all())
+    if not groups:
+        return None
+    return {
+        "reports": sum(group.reports for group in groups),
+        "first_at": min(group.first_at for group in groups),
+        "last_at": max(group.last_at for group in groups),
+        "groups": [(group, errors.advice(group.result)) for group in groups],
+    }
 
 
 def _line(event: TaskEvent) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from ota.models.clocks import Clock
 from ota.models.downloads import Download
+from ota.models.folded import FoldedReports
 from ota.models.notices import News, Notice, Preference, Webhook, WebhookDelivery
 from ota.models.packages import FirmwarePackage, PackageEvent, ProductCode, Upload
 from ota.models.policies import OrganizationPolicy, Policy
@@ -12,6 +13,7 @@ __all__ = [
     "Clock",
     "Download",
     "FirmwarePackage",
+    "FoldedReports",
     "ForeignUpgrade",
     "News",
     "Notice",

@@ -239,8 +239,9 @@ class TaskEvent(models.Model):
     task = models.ForeignKey(UpgradeTask, models.CASCADE, related_name="events")
     at = models.DateTimeField()
     kind = models.CharField(max_length=10, choices=Kind)
-    # Equal for repeated deliveries of one message, so that each stands here once.
-    key = models.CharField(max_length=32, null=True, unique=True)  # noqa: DJ001  # many without one
+    # Equal for repeated deliveries of one message, so that each stands here once. It begins with
+    # the message's time: rows come in the order of this index, and only its end is written to.
+    key = models.UUIDField(null=True, unique=True)
     reported_at = models.DateTimeField("device's clock", null=True)
     tid = models.CharField(max_length=64, blank=True)
     bid = models.CharField(max_length=64, blank=True)
@@ -255,10 +256,19 @@ class TaskEvent(models.Model):
         default=False, help_text="Came after a newer report or after the end."
     )
     text = models.CharField(max_length=500, blank=True)
-    actor = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True)
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, db_index=False)
 
     class Meta:
         ordering = ["pk"]
+        # By far the most rows are progress, which nobody did: each index costs all of them.
+        indexes = [
+            models.Index(
+                fields=["actor"], condition=models.Q(actor__isnull=False), name="event_actor"
+            ),
+            models.Index(
+                fields=["at"], condition=models.Q(kind="progress"), name="event_progress_at"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()} at {self.at:%Y-%m-%d %H:%M:%S}"

@@ -250,9 +250,8 @@ def _match(messages: Reports) -> tuple[list[Matched], Reports]:
 def _without_repeats(found: Sequence[Matched]) -> list[Matched]:
     """Those that have not come before: a failure that comes twice must not end two attempts."""
     new = {message.digest: (message, task) for message, task in found}
-    for key in TaskEvent.objects.filter(key__in=new).values_list("key", flat=True):
-        del new[str(key)]
-    return list(new.values())
+    known = set(TaskEvent.objects.filter(key__in=new).values_list("key", flat=True))
+    return [pair for key, pair in new.items() if key not in known]
 
 
 def _without_bid(messages: Reports) -> set[str]:

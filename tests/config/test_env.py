@@ -44,6 +44,7 @@ WRONG = [
     ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),
     ("DATABASE_URL", "sqlite:////proc/x/y", "a path in a folder that can be written"),
     ("CSRF_TRUSTED_ORIGINS", "fleet.example.org", "addresses such as https://"),
+    ("EVENT_DAYS", "7", "a number from 14 to 36500"),
     ("ROLLOUT_LIMIT_IN_FLIGHT", "-1", "a number from 1 to 100000"),
 ]
 

@@ -171,12 +171,21 @@ def test_a_bar_may_go_backwards() -> None:
     assert task.percent == 5
 
 
-def test_a_repeated_delivery_adds_no_second_line() -> None:
+@pytest.mark.parametrize("timestamp", [ago(1), None, -1, 2**60])
+def test_a_repeated_delivery_adds_no_second_line(timestamp: int | None) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS)
-    message = report(task, progress(percent=20))
+    message = report(task, progress(percent=20), timestamp=timestamp)
     topic = f"thing/product/{task.gateway.sn}/events"
     pipeline.process([received(topic, message), received(topic, message)])
     assert task.events.filter(kind=TaskEvent.Kind.PROGRESS).count() == 1
+
+
+def test_keys_of_history_rise_with_the_time_of_their_messages() -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    for seconds in (30, 20, 10):
+        report(task, progress(percent=20), timestamp=ago(seconds))
+    keys = task.events.filter(kind=TaskEvent.Kind.PROGRESS).order_by("key").values_list("pk")
+    assert list(keys) == sorted(keys)
 
 
 @pytest.mark.parametrize("percent", [150, -3, True, "a lot", 1e300])

@@ -1,5 +1,6 @@
 """The console's list of upgrade tasks, and a task's page with its history."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ota.models import TaskEvent, UpgradeTask
+from ota.models import FoldedReports, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from tests.make import NEW, OLD, make_aircraft, make_dock, make_rollout, make_task
 from tests.people import queries, staff
@@ -80,6 +81,25 @@ def test_the_newest_page_of_a_long_history_comes_first(viewer: Client) -> None:
     assert [line["event"].tid for line in page(viewer, task).context["events"]][-1] == "tid-149"
     assert len(page(viewer, task).context["events"]) == 50
     assert len(page(viewer, task, "?page=1").context["events"]) == 100
+
+
+def test_reports_that_were_folded_are_told_in_numbers(viewer: Client) -> None:
+    task = make_task(status=TaskStatus.FAILED)
+    first = dt.datetime(2024, 5, 1, 10, tzinfo=dt.UTC)
+    for status, result, number in (("in_progress", 0, 123), ("failed", 312014, 1)):
+        FoldedReports.objects.create(
+            task=task, device_status=status, result=result, reports=number, late=0,
+            first_at=first, last_at=first + dt.timedelta(hours=1),
+        )  # fmt: skip
+    text = page(viewer, task).content.decode()
+    assert "124 progress reports from 2024-05-01 10:00:00 to 2024-05-01 11:00:00 were" in text
+    assert "failed, result 312014" in text
+
+
+def test_nothing_is_said_of_folding_before_it(viewer: Client) -> None:
+    task = make_task()
+    make_events(task, 3)
+    assert "folded" not in page(viewer, task).content.decode()
 
 
 @pytest.mark.parametrize("query", ["?page=x", "?page=99", "?page=-1", "?page="])
