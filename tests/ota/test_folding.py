@@ -48,9 +48,13 @@ def totals(task: UpgradeTask) -> list[tuple[str, int, int, int]]:
 
 def test_old_reports_are_added_up_by_status_and_result() -> None:
     task = old_task()
-    for minute, fields in enumerate(
-        [{"device_status": "sent"}, {}, {"is_late": True}, {"device_status": "failed", "result": 7}]
-    ):
+    words: list[dict[str, Any]] = [
+        {"device_status": "sent"},
+        {},
+        {"is_late": True},
+        {"device_status": "failed", "result": 7},
+    ]
+    for minute, fields in enumerate(words):
         report(task, OLD + dt.timedelta(minutes=minute), **fields)
     assert folding.fold(NOW) == 4
     assert totals(task) == [("sent", 0, 1, 0), ("in_progress", 0, 2, 1), ("failed", 7, 1, 0)]
