@@ -97,11 +97,15 @@ class Dock:
             is_acknowledged = await onboarding.announce(self.rig)
 
     async def _push_osd(self) -> None:
-        period = self.rig.clock.period(OSD_PERIOD)
+        """A round each period. One that comes so late that the next is due takes its place."""
+        period, loop = self.rig.clock.period(OSD_PERIOD), asyncio.get_running_loop()
+        due = loop.time()
         while True:
-            for topic, payload in self._osd.round():
-                await self.rig.voice.send(topic, payload)
-            await asyncio.sleep(period)
+            await self.rig.voice.push(self._osd.round())
+            now = loop.time()
+            self.rig.tally.lateness.note(now - due)
+            due = max(due + period, now)
+            await asyncio.sleep(due - now)
 
     async def _listen(self, session: link.Session) -> None:
         async for topic, payload in session.messages():
@@ -138,6 +142,7 @@ class Dock:
                 await self._reply(incoming, {"result": orders.INVALID})
 
     async def _order(self, incoming: wire.Incoming) -> None:
+        self.rig.tally.commands.add(incoming.tid)
         try:
             order = self._accept(incoming)
         except orders.Refused as refused:
@@ -163,6 +168,7 @@ class Dock:
         await self.rig.voice.send(topic, wire.reply(incoming, self.sn, data))
 
     async def _upgrade(self, order: orders.Order, bid: str) -> None:
+        self.rig.tally.upgrades += 1
         await self._finish(Upgrade(self.rig, order, bid, wake=self._wake_aircraft))
 
     async def _finish(self, upgrade: Upgrade) -> None:

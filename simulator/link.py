@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,6 +17,9 @@ TIMEOUT = 10.0
 # Seconds for the TCP and TLS handshake. It happens in a thread that nothing can cancel, and a simulator that is
 # told to stop has to be gone within five.
 CONNECT_TIMEOUT = 3.0
+
+
+Messages = Sequence[tuple[str, bytes]]  # topics and payloads
 
 
 class LinkLostError(Exception):
@@ -56,13 +59,44 @@ class Broker:
 class Session:
     """One live connection."""
 
-    def __init__(self, client: aiomqtt.Client) -> None:
+    def __init__(self, client: aiomqtt.Client, is_encrypted: bool) -> None:
         self._client = client
+        self._is_encrypted = is_encrypted
 
-    async def send(self, topic: str, payload: bytes) -> None:
-        """Publish with QoS 1 and wait for the broker's acknowledgement. Raises LinkLostError."""
+    async def push(self, messages: Messages) -> None:
+        """Publish with QoS 0; returns when they are on their way. Raises LinkLostError.
+
+        All go in one write where the line is free: this is what nearly all of a dock's life consists of, and through
+        the client each message costs ten times as much.
+        """
+        if not self._write(messages):
+            for topic, payload in messages:
+                await self.send(topic, payload, qos=0)
+
+    def _write(self, messages: Messages) -> bool:
+        """Write past the client; False where its own messages come first, or the line is full."""
+        client = self._client._client
+        line = client.socket()
+        if line is None or self._is_encrypted or client.want_write():
+            return False
+        packets = b"".join(_packet(*message) for message in messages)
         try:
-            await self._client.publish(topic, payload, qos=QOS)
+            written = line.send(packets)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise LinkLostError(str(error)) from error
+        if written < len(packets):  # whatever came next would stand in the middle of a message
+            raise LinkLostError("the broker does not read")
+        return True
+
+    async def send(self, topic: str, payload: bytes, qos: int = QOS) -> None:
+        """Publish and wait: for the broker's acknowledgement, with QoS 0 until it is on its way.
+
+        Raises LinkLostError.
+        """
+        try:
+            await self._client.publish(topic, payload, qos=qos)
         except aiomqtt.MqttError as error:
             raise LinkLostError(str(error)) from error
         _heed_cancellation()
@@ -85,9 +119,20 @@ async def connect(broker: Broker, sn: str, topics: list[str]) -> AsyncIterator[S
         async with client:
             await client.subscribe([(topic, QOS) for topic in topics])
             _heed_cancellation()
-            yield Session(client)
+            yield Session(client, broker.is_encrypted)
     except aiomqtt.MqttError as error:
         raise LinkLostError(str(error)) from error
+
+
+def _packet(topic: str, payload: bytes) -> bytes:
+    """Return a PUBLISH with QoS 0. MQTT 3.1.1: 2.2.3, 3.3."""
+    name = topic.encode()
+    left = 2 + len(name) + len(payload)
+    length = bytearray()
+    while left > 127:
+        length.append(left & 127 | 128)
+        left >>= 7
+    return b"".join((b"\x30", bytes((*length, left)), len(name).to_bytes(2, "big"), name, payload))
 
 
 def _heed_cancellation() -> None:

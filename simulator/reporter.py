@@ -49,6 +49,7 @@ class Reporter:
 
     def _count(self) -> None:
         self._told += 1
+        self._rig.tally.reports += 1
         if self._told == self._rig.fault.vanishes_after:
             raise VanishedError
 

@@ -9,6 +9,7 @@ import httpx
 from simulator import download, faults, wire
 from simulator.clock import Clock
 from simulator.devices import Device, Pair
+from simulator.lateness import Lateness
 from simulator.link import Broker
 from simulator.memory import Memory
 from simulator.power import Power
@@ -39,9 +40,16 @@ class Options:
 
 @dataclass
 class Tally:
-    """What became of the docks: who is through its onboarding, and how many outcomes of each kind."""
+    """What became of the docks: who is through its onboarding, and how many outcomes of each kind.
+
+    `commands` are the `tid` of all `ota_create` that came, `reports` how many different `ota_progress` were told.
+    """
 
     online: set[str] = field(default_factory=set)
+    commands: set[str] = field(default_factory=set)
+    upgrades: int = 0
+    reports: int = 0
+    lateness: Lateness = field(default_factory=Lateness)
     outcomes: Counter[str] = field(default_factory=Counter)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from simulator import wire
-from simulator.link import LinkLostError, Session
+from simulator.link import LinkLostError, Messages, Session
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ class Voice:
         if self._session is None:
             raise LinkLostError("not connected")
         await self._session.send(topic, payload)
+
+    async def push(self, messages: Messages) -> None:
+        """Publish what the next ones replace anyway: nobody acknowledges them. Raises LinkLostError without a connection."""
+        if self._session is None:
+            raise LinkLostError("not connected")
+        await self._session.push(messages)
 
     async def insist(self, topic: str, payload: bytes) -> None:
         """Publish, over the next connection if need be."""

@@ -54,7 +54,11 @@ async def test_the_command_says_when_all_are_online_and_ends_when_told(broker_po
         process.send_signal(signal.SIGTERM)
         out, err = await asyncio.wait_for(process.communicate(), timeout=5)
     assert process.returncode == 0
-    assert json.loads(out) == {"docks": 3, "online": 3, "outcomes": {}}
+    summary = json.loads(out)
+    assert summary.pop("rounds") >= 3
+    assert summary.pop("late_p99") >= 0
+    told = {"docks": 3, "online": 3, "outcomes": {}, "commands": 0, "upgrades": 0, "reports": 0}
+    assert summary == told
     assert b"3 docks online" in err
     assert b"secret" not in err
     assert b"QWERTY" not in err
