@@ -13,6 +13,7 @@ from fleet.models import Organization, validate_time_zone
 from ota import windows
 from ota.models.packages import FirmwarePackage
 from ota.models.rollouts import Rollout
+from ota.models.sealed import SealedField
 from ota.models.upgrades import UpgradeTask
 
 
@@ -178,7 +179,7 @@ class Webhook(models.Model):
         max_length=500,
         help_text="Such as https://hooks.example.org/fleet.",
     )
-    secret = models.CharField(max_length=64, default=new_secret, editable=False)
+    secret = SealedField(max_length=300, default=new_secret, editable=False)
     kinds = models.JSONField(default=list, validators=[validate_kinds])
     is_active = models.BooleanField("active", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -212,6 +213,8 @@ class WebhookDelivery(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     webhook = models.ForeignKey(Webhook, models.CASCADE, related_name="deliveries")
     news = models.ForeignKey(News, models.CASCADE, related_name="+")
+    # What concerns the webhook's organization; of a rollout other organizations may have docks too.
+    text = models.CharField(max_length=500, blank=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     created_at = models.DateTimeField()
     next_at = models.DateTimeField("next attempt", null=True)

@@ -11,6 +11,8 @@ from fleet import versions
 from fleet.models import DeviceModel
 from ota.states import PackageState
 
+MOST_NOTES = 50_000
+
 
 def validate_version(text: str) -> None:
     try:
@@ -60,7 +62,11 @@ class FirmwarePackage(models.Model):
     version_number = models.BigIntegerField(editable=False)
     product_code = models.CharField(max_length=40, blank=True)
     released_on = models.DateField("release date", null=True, blank=True)
-    notes = models.TextField("release notes", blank=True, help_text="Markdown.")
+    notes = models.TextField(
+        "release notes",
+        blank=True,
+        help_text=f"Markdown, at most {MOST_NOTES} characters.",
+    )
     minimum_version = models.CharField(
         "needs first",
         max_length=64,

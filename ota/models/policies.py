@@ -106,6 +106,13 @@ class Policy(models.Model):
         help_text="Minutes of an upgrade: a command is sent only if the hours last that much longer.",
     )
 
+    keeps_open = models.BooleanField(
+        "keep open",
+        default=False,
+        help_text="Devices that come to match the chosen list later join the last wave, until the "
+        "deadline or until somebody closes the rollout.",
+    )
+
     class Meta:
         abstract = True
 
@@ -131,8 +138,16 @@ class OrganizationPolicy(Policy):
         "approval above",
         null=True,
         blank=True,
-        help_text="A rollout for more docks than this needs a second person. Empty: none does.",
+        help_text="A rollout for more docks than this needs a second person, and each that stays "
+        "open. Empty: none does.",
     )
+    starts_consistency = models.BooleanField(
+        "automatic consistency",
+        default=False,
+        help_text="The system starts consistency upgrades by itself, inside the hours of this policy.",
+    )
+    # When it last did.
+    consistency_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         verbose_name = "rollout policy"

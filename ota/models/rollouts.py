@@ -4,6 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from fleet.models import DeviceModel, Organization, Site
 from ota.models.policies import Policy
 from ota.states import RolloutStatus
 
@@ -21,6 +22,7 @@ class Rollout(Policy):
         max_length=64, blank=True, help_text="Empty: the newest available version of each model."
     )
     allow_downgrade = models.BooleanField(default=False)
+    is_automatic = models.BooleanField(default=False, help_text="The system has started it.")
     starts_at = models.DateTimeField(null=True, blank=True, help_text="Empty: at once.")
     deadline_at = models.DateTimeField(
         null=True, blank=True, help_text="What was not sent by then is canceled. Empty: never."
@@ -49,6 +51,54 @@ class Rollout(Policy):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Criterion(models.Model):
+    """Which devices a rollout was started for, where that was no list picked by hand: a part of them.
+
+    All that is named has to fit. While the rollout stays open, what comes to fit joins it.
+    """
+
+    rollout = models.ForeignKey(Rollout, models.CASCADE, related_name="criteria")
+    kind = models.CharField(max_length=10, blank=True)
+    need = models.CharField(max_length=12, blank=True)
+    # With one of these its criterion goes too: an empty one would mean any.
+    model = models.ForeignKey(DeviceModel, models.CASCADE, null=True, related_name="+")
+    organization = models.ForeignKey(Organization, models.CASCADE, null=True, related_name="+")
+    site = models.ForeignKey(Site, models.CASCADE, null=True, related_name="+")
+    with_aircraft = models.BooleanField(default=False, help_text="Also those of fitting docks.")
+
+    class Meta:
+        ordering = ["pk"]
+
+    def __str__(self) -> str:
+        kind = DeviceModel.Kind(self.kind).label.lower() if self.kind else "device"
+        parts = [
+            f"{self.model} devices" if self.model else f"every {kind}",
+            f"of {self.organization}" if self.organization else "",
+            f"at {self.site}" if self.site else "",
+            f"with the need {self.need}" if self.need else "",
+            "and the aircraft of these docks" if self.with_aircraft else "",
+        ]
+        return " ".join(part for part in parts if part)
+
+
+class Offer(models.Model):
+    """What devices of a model get that join a rollout: decided when it was started."""
+
+    rollout = models.ForeignKey(Rollout, models.CASCADE, related_name="offers")
+    model = models.ForeignKey(DeviceModel, models.CASCADE, related_name="offers")
+    version = models.CharField(max_length=64)
+    number = models.BigIntegerField(help_text="The version as a number that sorts.")
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["rollout", "model"], name="one_offer_for_a_model")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.version}"
 
 
 class Wave(models.Model):
@@ -90,6 +140,8 @@ class RolloutEvent(models.Model):
         CANCELED = "canceled", "Canceled"
         WAVE_OPENED = "wave_opened", "Wave opened"
         WAVE_WAITING = "wave_waiting", "Wave waits for a click"
+        JOINED = "joined", "Joined"
+        CLOSED = "closed", "Closed"
         RETRIED = "retried", "Retried"
         DISMISSED = "dismissed", "Dismissed"
         CHANGED = "changed", "Changed"

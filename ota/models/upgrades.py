@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import models, transaction
 
 from fleet import versions
-from fleet.models import Device
+from fleet.models import Device, Organization
 from mqtt_bridge import bulk
 from ota import errors, states
 from ota.models.packages import FirmwarePackage
@@ -99,6 +99,10 @@ class UpgradeTask(models.Model):
     rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="tasks")
     wave = models.ForeignKey(Wave, models.PROTECT, related_name="tasks")
     gateway = models.ForeignKey(Device, models.PROTECT, related_name="tasks", verbose_name="dock")
+    # Whose the dock was when this was planned; nobody else's is upgraded by it.
+    organization = models.ForeignKey(
+        Organization, models.SET_NULL, null=True, related_name="+", db_index=False
+    )
     bid = models.CharField(max_length=64, unique=True, default=new_bid)
     status = models.CharField(max_length=12, choices=TaskStatus, default=TaskStatus.PENDING)
     status_at = models.DateTimeField()

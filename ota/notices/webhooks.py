@@ -33,6 +33,8 @@ REST = dt.timedelta(seconds=60)
 KEPT = 200  # characters of an answer
 _READ = 4 * KEPT  # bytes
 
+_UNREADABLE = "its secret cannot be read, as SECRET_KEY has changed: make a new one"
+
 Status = WebhookDelivery.Status
 
 
@@ -133,6 +135,8 @@ async def post(webhook: Webhook, delivery: WebhookDelivery, context: ssl.SSLCont
 
 
 async def _post(webhook: Webhook, delivery: WebhookDelivery, context: ssl.SSLContext) -> Answer:
+    if not webhook.secret:
+        return Answer(error=_UNREADABLE)
     addresses.check(webhook.url)
     url = httpx.URL(webhook.url)
     port = url.port or (443 if url.scheme == "https" else 80)

@@ -10,7 +10,7 @@ from django.db import transaction
 from fleet.models import DeviceModel
 from ota import live, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
-from ota.packages.facts import minimum, refuse_clash
+from ota.packages.facts import minimum, refuse_clash, refuse_length
 from ota.states import OPEN, PackageState, TaskStatus
 from ota.zips import PackageRefused
 
@@ -57,6 +57,7 @@ def refuse_change(package: FirmwarePackage, said: Mapping[str, Any]) -> None:
         PackageRefused: the minimum is not older than the package, or another one has its place.
     """
     minimum(said.get("minimum_version", ""), package.version, package.file_name)
+    refuse_length(said.get("notes", ""), package.file_name)
     if "models" not in said or package.state == PackageState.WITHDRAWN:
         return
     models = list(said["models"])

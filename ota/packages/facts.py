@@ -10,6 +10,7 @@ from django.db.models import Q
 from fleet import versions
 from fleet.models import DeviceModel
 from ota.models import FirmwarePackage, ProductCode
+from ota.models.packages import MOST_NOTES
 from ota.states import PackageState
 from ota.zips import Inspection, PackageRefused
 
@@ -51,6 +52,7 @@ def settle(told: Inspection, given: Given, name: str) -> Facts:
     Raises:
         PackageRefused: they contradict each other, or something is not known; names the field.
     """
+    refuse_length(given.notes, name)
     version = _version(told, given, name)
     code = told.entry.product_code or told.name.product_code
     return Facts(
@@ -60,6 +62,20 @@ def settle(told: Inspection, given: Given, name: str) -> Facts:
         models=_models(code, given.models, name),
         minimum_version=minimum(given.minimum_version, version, name),
     )
+
+
+def refuse_length(notes: str, name: str) -> None:
+    """Release notes are shown as a whole, so they have an end.
+
+    Raises:
+        PackageRefused: they are too long.
+    """
+    if len(notes) > MOST_NOTES:
+        raise PackageRefused(
+            f"The release notes of {name} have {len(notes)} characters; at most {MOST_NOTES} are kept. "
+            "Shorten them, or give a link.",
+            "notes",
+        )
 
 
 def safe_name(name: str) -> str:

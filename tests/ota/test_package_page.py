@@ -198,6 +198,17 @@ def test_a_model_that_has_another_zip_of_this_version_is_refused(administrator: 
         packages.change(package, {"models": [make_model("3-2-0")]}, timezone.now())
 
 
+def test_release_notes_have_an_end(administrator: Client) -> None:
+    package = make_package(notes="One")
+    save(administrator, package, notes="x" * 50_000)
+    package.refresh_from_db()
+    assert len(package.notes) == 50_000
+    page = save(administrator, package, notes="x" * 50_001)
+    assert "have 50001 characters; at most 50000 are kept" in text(page)
+    package.refresh_from_db()
+    assert len(package.notes) == 50_000
+
+
 def test_the_notes_of_a_package_change_though_its_models_clash(administrator: Client) -> None:
     make_package(NEW, models=("3-2-0",), size=99)
     package = make_package(NEW, models=("3-2-0",))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -85,6 +86,23 @@ def test_a_receiver_can_check_who_sent_it(
     assert (headers["X-Fleet-Event"], headers["X-Fleet-Delivery"]) == ("stopped", str(delivery.pk))
     assert (path, headers["Content-Type"]) == ("/hook", "application/json")
     assert headers["Host"] == receiver.url.split("/")[2]
+
+
+def test_a_copy_of_the_database_tells_no_secret(hook: Webhook) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT secret FROM ota_webhook")
+        (stored,) = cursor.fetchone()
+    assert hook.secret not in stored
+    assert Webhook.objects.get().secret == hook.secret
+
+
+def test_under_another_secret_key_nothing_is_sent_and_the_log_says_why(
+    hook: Webhook, rollout: Rollout, receiver: Receiver, settings: Settings, now: dt.datetime
+) -> None:
+    settings.SECRET_KEY = "another one, from a new installation"
+    delivery = deliver(due(hook, rollout, now))
+    assert "SECRET_KEY has changed: make a new one" in delivery.error
+    assert not receiver.got
 
 
 def test_the_body_tells_what_happened_and_to_which_rollout(
