@@ -142,6 +142,7 @@ CELERY_TIMEZONE = TIME_ZONE
 # A tick that nobody took in time is worthless: the next one does the same.
 CELERY_BEAT_SCHEDULE = {
     "advance": {"task": "ota.tasks.advance", "schedule": 1.0, "options": {"expires": 10}},
+    "gather": {"task": "ota.tasks.gather", "schedule": 10.0, "options": {"expires": 10}},
     "presence": {"task": "fleet.tasks.mark_silent", "schedule": 5.0, "options": {"expires": 10}},
     "tell": {"task": "ota.tasks.tell", "schedule": 3.0, "options": {"expires": 10}},
     "mail": {"task": "ota.tasks.mail", "schedule": 10.0, "options": {"expires": 10}},

@@ -3,7 +3,7 @@
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -24,7 +24,7 @@ from unfold.widgets import (
 
 from fleet.models import DeviceModel
 from ota import packages
-from ota.models import FirmwarePackage, Policy, Rollout, Upload
+from ota.models import Criterion, FirmwarePackage, Policy, Rollout, Upload
 from ota.models.packages import validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
@@ -95,7 +95,8 @@ class MomentField(forms.DateTimeField):
 class RolloutForm(forms.Form):
     """What an operator chooses for a rollout; always bound, to the choices so far.
 
-    ``preferred`` is the policy where nothing else was chosen yet.
+    ``preferred`` is the policy where nothing else was chosen yet, ``criteria`` what the devices were
+    chosen by.
     """
 
     to = forms.ChoiceField(label="Target version", required=False, widget=UnfoldAdminSelectWidget)
@@ -128,6 +129,7 @@ class RolloutForm(forms.Form):
     gate = policy_field("gate")
     soak_minutes = policy_field("soak_minutes")
     asks_between_waves = policy_field("asks_between_waves")
+    keeps_open = policy_field("keeps_open")
     starts_at = MomentField("Start", "Empty: at once.")
     deadline_at = MomentField("Deadline", "What was not sent by then is canceled. Empty: never.")
     windows = policy_field("windows")
@@ -141,18 +143,24 @@ class RolloutForm(forms.Form):
     FIRST = ("to", "limit_in_flight", "name", "with_aircraft", "allow_downgrade")
     GROUPS: Mapping[str, tuple[str, ...]] = {
         "Waves": ("waves", "pilot", "gate_first", "gate", "soak_minutes", "asks_between_waves"),
-        "When": ("starts_at", "deadline_at", "windows", "expected_minutes"),
+        "When": ("starts_at", "deadline_at", "windows", "expected_minutes", "keeps_open"),
         "When it stops by itself": ("max_failed", "max_failed_percent", "failed_after"),
         "Limits": ("limit_per_site", "jitter_seconds"),
     }
 
-    def __init__(self, choices: QueryDict, preferred: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        choices: QueryDict,
+        preferred: Mapping[str, Any],
+        criteria: Sequence[Criterion] = (),
+    ) -> None:
         data = choices.copy()
         if POLICY_SHOWN not in data:
             for name, value in preferred.items():
                 data.setdefault(name, _written(value))
         super().__init__(data)
         self.preferred = preferred
+        self.criteria = criteria
         target = self.fields["to"]
         if isinstance(target, forms.ChoiceField):
             target.choices = [("", "The newest of each model"), *_versions()]
@@ -167,7 +175,7 @@ class RolloutForm(forms.Form):
     def options(self) -> Options:
         chosen = dict(self.cleaned_data)
         policy = {name: chosen.pop(name) for name in FIELDS}
-        return Options(**chosen, policy=policy)
+        return Options(**chosen, policy=policy, criteria=self.criteria)
 
     def refuse(self, error: InvalidPolicy) -> None:
         """Puts a refusal beside the choice that it is about."""

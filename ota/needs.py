@@ -84,6 +84,11 @@ class Library:
         found = self._packages.get(model_id or 0, [])
         return next((p for p in found if number is None or p.version_number == number), None)
 
+    def by_model(self, number: int | None = None) -> dict[int, FirmwarePackage]:
+        """For each model the newest package, or the one of a version, where there is one."""
+        found = {model: self.package(model, number) for model in self._packages}
+        return {model: package for model, package in found.items() if package}
+
     def step(self, model_id: int | None, least: int, below: int) -> FirmwarePackage | None:
         """The oldest package of a model from one version up to, and without, another one."""
         found = self._packages.get(model_id or 0, [])
@@ -161,10 +166,11 @@ def assess(
         )
     situation = Situation(now)
     number = versions.number(to) if to else None
-    return [_answer(device, situation, number, allow_downgrade) for device in devices]
+    return [answer(device, situation, number, allow_downgrade) for device in devices]
 
 
-def _answer(device: Device, situation: Situation, to: int | None, allow_downgrade: bool) -> Answer:
+def answer(device: Device, situation: Situation, to: int | None, allow_downgrade: bool) -> Answer:
+    """The answer for a device that was read as ``assess`` does it; ``to`` is a version as a number."""
     found, package = need(
         situation.library, device.model_id, device.firmware_number, device.compatible_status, to
     )

@@ -83,6 +83,7 @@ def of_decision(rollout: Rollout) -> Document:
         "pause_reason": pause_reason(rollout),
         "created_at": _time(rollout.created_at),
         "created_by": _name(rollout.created_by),
+        "is_automatic": rollout.is_automatic,
         "starts_at": _time(rollout.starts_at),
         "deadline_at": _time(rollout.deadline_at),
         "finished_at": _time(rollout.finished_at),

@@ -69,6 +69,14 @@ def tick(now: dt.datetime) -> list[int]:
 
 
 @shared_task
+def gather() -> None:
+    """Lets devices join what stays open."""
+    now = timezone.now()
+    if steadiness.is_steady(now):
+        rollouts.join(now)
+
+
+@shared_task
 def issue(pks: Sequence[int]) -> None:
     """Sends the commands of a chunk of tasks."""
     now = timezone.now()

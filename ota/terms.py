@@ -1,12 +1,15 @@
 """A rollout's policy in words, as its page and its report tell it."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from django.utils import timezone
 
 from ota import waves
-from ota.models import Rollout
+from ota.models import Criterion, Offer, Rollout
+
+SHOWN = 6  # of what a sentence lists
 
 
 class Term(NamedTuple):
@@ -29,6 +32,7 @@ def of(rollout: Rollout) -> list[Term]:
         Term("Pauses itself", _stops(rollout)),
         Term("Start", moment(rollout.starts_at)),
         Term("Deadline", moment(rollout.deadline_at)),
+        Term("Stays open", _stays_open(rollout) if rollout.keeps_open else ""),
     ]
     return [term for term in found if term.text]
 
@@ -67,6 +71,27 @@ def _hours(rollout: Rollout) -> str:
     if not rollout.windows:
         return "at any time"
     return f"{rollout.windows}, on each site's clock, with {rollout.expected_minutes} min left"
+
+
+def _stays_open(rollout: Rollout) -> str:
+    criteria = rollout.criteria.select_related("model", "organization", "site")
+    offers = rollout.offers.select_related("model")
+    return joining(list(criteria), list(offers), rollout.deadline_at)
+
+
+def joining(
+    criteria: Sequence[Criterion], offers: Sequence[Offer], deadline_at: dt.datetime | None
+) -> str:
+    """Who joins a rollout that stays open, with which version, and until when."""
+    who = _few([str(criterion) for criterion in criteria]) or "nobody any more"
+    what = _few([str(offer) for offer in offers])
+    until = f"{moment(deadline_at)} or " if deadline_at else ""
+    return f"for {who} ({what}), until {until}somebody closes it"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _stops(rollout: Rollout) -> str:

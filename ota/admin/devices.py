@@ -26,7 +26,7 @@ from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
 from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks
-from ota.admin import preview
+from ota.admin import criteria, preview
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
 from ota.forms import RolloutForm
 from ota.models import Rollout, UpgradeTarget
@@ -160,7 +160,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         except IncorrectLookupParameters:
             messages.error(request, "The list that the devices were chosen from does not exist.")
             return redirect("admin:fleet_device_changelist")
-        form = RolloutForm(choices, rollouts.usual_policy(devices))
+        by = criteria.of(chosen)
+        form = RolloutForm(choices, rollouts.usual_policy(devices, is_list=bool(by)), by)
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
@@ -183,7 +184,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
             "model_admin": self,  # for the way back in the header
             "chosen": chosen,
             "form": form,
-            "preview": preview.of(plan, form.options().starts_at, now) if plan else None,
+            "preview": preview.of(plan, form.options(), now) if plan else None,
             "digest": plan.digest if plan else "",
             "forgotten": preview.forgotten_aircraft(devices) if forgets else 0,
         }

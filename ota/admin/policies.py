@@ -30,7 +30,7 @@ class OrganizationPolicyAdmin(ModelAdmin[OrganizationPolicy]):
             "Waves",
             {"fields": ["waves", "gate_first", "gate", "soak_minutes", "asks_between_waves"]},
         ),
-        ("Hours", {"fields": ["windows", "expected_minutes"]}),
+        ("Hours", {"fields": ["windows", "expected_minutes", "keeps_open"]}),
         ("Limits", {"fields": ["limit_in_flight", "limit_per_site", "jitter_seconds"]}),
         ("Stops", {"fields": ["max_failed", "max_failed_percent", "failed_after"]}),
     ]

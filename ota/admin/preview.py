@@ -11,10 +11,10 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from fleet.models import Device
-from ota import needs, notes
+from ota import needs, notes, terms
 from ota.models import Rollout, UpgradeTask
 from ota.needs import Need
-from ota.rollouts import Excluded, Plan, PlannedTarget, PlannedTask, PlannedWave
+from ota.rollouts import Excluded, Options, Plan, PlannedTarget, PlannedTask, PlannedWave
 from ota.upgrades import hours
 
 SHOWN = 200  # rows of each table; with 5,000 devices the counts tell the rest
@@ -88,6 +88,7 @@ class Preview(NamedTuple):
     waves: Sequence[PlannedWave]
     begins: str
     needs_approval: bool
+    stays_open: str
 
     @property
     def docks(self) -> int:
@@ -98,7 +99,7 @@ class Preview(NamedTuple):
         return self.ready.devices + self.waiting.devices
 
 
-def of(plan: Plan, starts_at: dt.datetime | None, now: dt.datetime) -> Preview:
+def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
     waiting = [task for task in plan.tasks if task.waits_for]
     reasons = Counter(_title(reason.code) for task in waiting for reason in task.waits_for)
     return Preview(
@@ -110,8 +111,9 @@ def of(plan: Plan, starts_at: dt.datetime | None, now: dt.datetime) -> Preview:
         downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
         notes=_notes(plan),
         waves=plan.waves,
-        begins=_begins(plan, max(starts_at or now, now), now),
+        begins=_begins(plan, max(options.starts_at or now, now), now),
         needs_approval=plan.needs_approval,
+        stays_open=_stays_open(plan, options),
     )
 
 
@@ -131,6 +133,15 @@ def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
         if at == starts_at
         else hours.shown(task, at)
     )
+
+
+def _stays_open(plan: Plan, options: Options) -> str:
+    """Who may join later, with what, in words; empty if nobody."""
+    if not plan.stays_open:
+        return ""
+    for criterion in options.criteria:
+        criterion.with_aircraft = options.with_aircraft
+    return terms.joining(options.criteria, plan.offers, options.deadline_at)
 
 
 def _notes(plan: Plan) -> list[tuple[str, SafeString]]:

@@ -86,6 +86,13 @@ def _resume(given: Press) -> Outcome:
     return Outcome(True, "Resumed: what waits is looked at anew.", log)
 
 
+def _close(given: Press) -> Outcome:
+    if not rollouts.close(given.rollout, given.now, given.user):
+        return Outcome(False, "It does not stay open.")
+    text = "Closed: nobody joins any more. It finishes when all its upgrades are over."
+    return Outcome(True, text, "Closed.")
+
+
 def _cancel(given: Press) -> Outcome:
     was_canceled = given.rollout.status == Rollout.Status.CANCELED
     canceled = rollouts.cancel(given.rollout, given.now, given.user)
@@ -166,6 +173,7 @@ VERBS = {
     "cancel": Verb(_cancel),
     "pause": Verb(_pause),
     "resume": Verb(_resume),
+    "close": Verb(_close),
     "open-wave": Verb(_open_wave),
     "retry": Verb(_retry),
     "dismiss": Verb(_dismiss),

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, two_lines
-from ota import rows, states, status, terms
+from ota import rollouts, rows, states, status, terms
 from ota.admin import report, rollout_verbs
 from ota.admin.rollout_verbs import VERBS, Press
 from ota.forms import ChangeForm, DeadlineForm, LimitsForm
@@ -107,6 +107,8 @@ class RolloutAdmin(ModelAdmin[Rollout]):
 
     @admin.display(description="Author", ordering="created_by__username")
     def author(self, rollout: Rollout) -> str | SafeString:
+        if rollout.is_automatic:
+            return "the system"
         return str(rollout.created_by) if rollout.created_by else NOTHING
 
     @admin.display(description="Created", ordering="created_at")
@@ -203,6 +205,9 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "may_steer": user.has_perm(rollout_verbs.UPGRADE),
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
+        "held_elsewhere": rollouts.held_elsewhere(rollout, timezone.now())
+        if rollout.keeps_open
+        else 0,
         "next_wave": closed.values_list("number", flat=True).first(),
         "attention": attention,
         "parked": [(task, rows.note(task, rollout)) for task in parked],

@@ -16,7 +16,12 @@ from ota.models import Policy
 from ota.rollouts import FIELDS, InvalidPolicy
 
 NEVER = "none"
-_FLAGS = {"asks_between_waves": "--ask", "starts_at": "--start", "deadline_at": "--deadline"}
+_FLAGS = {
+    "asks_between_waves": "--ask",
+    "keeps_open": "--keep-open",
+    "starts_at": "--start",
+    "deadline_at": "--deadline",
+}
 
 
 def flag(field: str) -> str:

@@ -2,6 +2,7 @@
 
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
+from ota.rollouts.joining import held_elsewhere, join
 from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch
 from ota.rollouts.planning import (
     FIELDS,
@@ -20,6 +21,7 @@ from ota.rollouts.verbs import (
     approve,
     cancel,
     change,
+    close,
     deny,
     dismiss,
     open_next_wave,
@@ -47,9 +49,12 @@ __all__ = [
     "cancel_tasks",
     "change",
     "clone",
+    "close",
     "deny",
     "dismiss",
     "finish",
+    "held_elsewhere",
+    "join",
     "launch",
     "open_next_wave",
     "options_of",

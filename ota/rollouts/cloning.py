@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
 from fleet.models import Device, DeviceModel, Organization
-from ota.models import Rollout, UpgradeTarget, UpgradeTask
+from ota.models import Criterion, Rollout, UpgradeTarget, UpgradeTask
 from ota.rollouts.launching import launch
 from ota.rollouts.planning import FIELDS, Options, Plan
 
@@ -18,9 +18,7 @@ def rest_of(rollout: Rollout) -> QuerySet[Device]:
     Without those that failed in it: they are retried or dismissed there. Who needs nothing, or is
     being upgraded, is left out by the plan.
     """
-    targets = UpgradeTarget.objects.filter(task__rollout=rollout)
-    models = DeviceModel.objects.filter(devices__upgrades__in=targets)
-    organizations = Organization.objects.filter(devices__upgrades__in=targets)
+    models, organizations = _concerned(rollout)
     parked = UpgradeTask.objects.filter(rollout=rollout).needing_attention()
     return (
         Device.objects.filter(model__in=models, organization__in=organizations)
@@ -35,13 +33,26 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     A ``policy`` among the others holds only the fields that differ.
     """
     policy = {name: getattr(rollout, name) for name in FIELDS} | other.pop("policy", {})
+    models, organizations = _concerned(rollout)
     chosen = Options(
         name=f"{rollout.name}, the rest"[:200],
         to=rollout.target_version,
         allow_downgrade=rollout.allow_downgrade,
         policy=policy,
+        criteria=[
+            Criterion(model=model, organization=organization)
+            for model in models
+            for organization in organizations
+        ],
     )
     return chosen._replace(**other)
+
+
+def _concerned(rollout: Rollout) -> tuple[QuerySet[DeviceModel], QuerySet[Organization]]:
+    """The models and the organizations of a rollout's devices."""
+    targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
+    models = DeviceModel.objects.filter(devices__upgrades__in=targets).distinct()
+    return models, Organization.objects.filter(devices__upgrades__in=targets).distinct()
 
 
 def clone(

@@ -254,12 +254,14 @@ def scattered(rollout: Rollout, now: dt.datetime) -> dt.datetime | None:
 
 
 def expire(now: dt.datetime) -> None:
-    """Cancels what was not issued by its rollout's deadline."""
+    """Cancels what was not issued by its rollout's deadline, and lets nobody join any more."""
     late = Rollout.objects.filter(status__in=UNFINISHED, deadline_at__lte=now)
-    for rollout in late.filter(Exists(_waiting_of(OuterRef("pk")))):
+    for rollout in late.filter(Exists(_waiting_of(OuterRef("pk"))) | Q(keeps_open=True)):
         waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
         canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
-        note(rollout.pk, Kind.DEADLINE, now, f"{len(canceled)} upgrades were canceled")
+        closed = Rollout.objects.filter(pk=rollout.pk, keeps_open=True).update(keeps_open=False)
+        text = f"{len(canceled)} upgrades were canceled"
+        note(rollout.pk, Kind.DEADLINE, now, joined(text, "it stays open no more" * closed))
 
 
 def _waiting_of(rollout: int | OuterRef) -> UpgradeTaskQuerySet:
@@ -281,7 +283,7 @@ def cancel_tasks(
 
 
 def finish(now: dt.datetime) -> None:
-    """Closes the rollouts that have no open task left.
+    """Ends the rollouts that have no open task left and that nobody can join any more.
 
     A command of a canceled rollout that came back unsent or unanswered does not go out again.
     """
@@ -292,6 +294,7 @@ def finish(now: dt.datetime) -> None:
     unfinished = Rollout.objects.filter(finished_at=None).exclude(
         Exists(UpgradeTask.objects.filter(rollout=OuterRef("pk"), status__in=OPEN))
     )
+    unfinished = unfinished.exclude(keeps_open=True, status__in=UNFINISHED)
     for rollout in unfinished:
         _close(rollout, now)
 
@@ -300,9 +303,10 @@ def _close(rollout: Rollout, now: dt.datetime) -> None:
     """Looks once more under the lock that a retry holds: it may have planned something this moment."""
     with transaction.atomic():
         found = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
-        if found.finished_at or found.tasks.open().exists():
+        may_grow = found.keeps_open and found.status in UNFINISHED
+        if found.finished_at or may_grow or found.tasks.open().exists():
             return
         status = Rollout.Status.FINISHED if found.status in UNFINISHED else found.status
         ended = Rollout.objects.filter(pk=found.pk)
-        ended.update(status=status, finished_at=now, pause_reason="")
+        ended.update(status=status, finished_at=now, pause_reason="", keeps_open=False)
         note(found.pk, Kind.FINISHED, now)

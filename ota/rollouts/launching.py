@@ -1,7 +1,9 @@
 """Starting a rollout: rows only, the clock does the rest."""
 
+import copy
 import datetime as dt
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -14,7 +16,7 @@ from mqtt_bridge import bulk
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.needs import Reason
 from ota.rollouts import course
-from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, plan
+from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, PlannedTask, plan
 from ota.states import TaskStatus
 
 Kind = RolloutEvent.Kind
@@ -57,6 +59,7 @@ def launch(
         started = _store(rollout, planned, opened_at, now, user)
         if not started.tasks:
             raise NothingToUpgrade("none of the devices can be upgraded")
+        _keep_choice(rollout, options, planned)
         _note(rollout, planned, opened_at, now, user)
     return rollout, started
 
@@ -68,12 +71,25 @@ def _rollout(options: Options, planned: Plan, now: dt.datetime, user: User | Non
         status=Rollout.Status.NEEDS_APPROVAL if waits else Rollout.Status.RUNNING,
         target_version=versions.canonical(options.to) if options.to else "",
         allow_downgrade=options.allow_downgrade,
+        is_automatic=options.is_automatic,
         starts_at=options.starts_at,
         deadline_at=options.deadline_at,
         judged_from=now,
         created_by=user,
         **planned.policy,
     )
+
+
+def _keep_choice(rollout: Rollout, options: Options, planned: Plan) -> None:
+    """By what the devices were chosen and what joining ones get, also if nobody may join yet."""
+    chosen = [copy.copy(criterion) for criterion in options.criteria]
+    for criterion in chosen:
+        criterion.rollout, criterion.with_aircraft = rollout, options.with_aircraft
+    bulk.insert(chosen)
+    offers = [copy.copy(offer) for offer in planned.offers]
+    for offer in offers:
+        offer.rollout = rollout
+    bulk.insert(offers)
 
 
 def _note(
@@ -84,6 +100,10 @@ def _note(
     user: User | None,
 ) -> None:
     text = f"{len(planned.tasks)} docks in {len(planned.waves)} waves"
+    if rollout.keeps_open:
+        text += "; it stays open"
+    if rollout.is_automatic:
+        text = f"by the system: {text}"
     kind = Kind.NEEDS_APPROVAL if planned.needs_approval else Kind.STARTED
     lines = [RolloutEvent(rollout=rollout, at=now, kind=kind, actor=user, text=text)]
     if opened_at:
@@ -96,27 +116,7 @@ def _store(
 ) -> Plan:
     """The rows of a rollout, many at a time. The database refuses a second open task of a dock."""
     waves = _waves(rollout, planned, opened_at)
-    bulk.insert(
-        [
-            UpgradeTask(
-                rollout=rollout,
-                wave=waves[task.wave],
-                gateway=task.gateway,
-                status_at=now,
-                not_before=course.scattered(rollout, now) if task.wave == 1 else None,
-            )
-            for task in planned.tasks
-        ],
-        ignore_conflicts=True,
-    )
-    stored = {task.gateway_id: task for task in UpgradeTask.objects.filter(rollout=rollout)}
-    bulk.insert(
-        _target(stored[task.gateway.pk], target)
-        for task in planned.tasks
-        if task.gateway.pk in stored
-        for target in task.targets
-    )
-    bulk.insert(_created(task, now, user) for task in stored.values())
+    stored = store_tasks(planned.tasks, rollout, waves, now, user)
     taken = Reason("open_task", "another upgrade of this dock is open")
     overtaken = [task for task in planned.tasks if task.gateway.pk not in stored]
     left_out = [Excluded(target.device, taken) for task in overtaken for target in task.targets]
@@ -124,6 +124,46 @@ def _store(
     docks = Counter(task.wave for task in kept)
     cut = [wave._replace(docks=docks[number]) for number, wave in enumerate(planned.waves, 1)]
     return planned._replace(tasks=kept, excluded=planned.excluded + left_out, waves=cut)
+
+
+def store_tasks(
+    tasks: Sequence[PlannedTask],
+    rollout: Rollout,
+    waves: Mapping[int, Wave],
+    now: dt.datetime,
+    user: User | None = None,
+    text: str = "planned",
+) -> dict[int, UpgradeTask]:
+    """The rows of planned tasks, by the dock's key, with the waves by number.
+
+    A dock that has another open task is left out. In a transaction that nobody else adds to the rollout in.
+    """
+    bulk.insert(
+        [
+            UpgradeTask(
+                rollout=rollout,
+                wave=waves[task.wave],
+                gateway=task.gateway,
+                organization_id=task.gateway.organization_id,
+                status_at=now,
+                not_before=course.scattered(rollout, now)
+                if task.wave == 1 or waves[task.wave].opened_at
+                else None,
+            )
+            for task in tasks
+        ],
+        ignore_conflicts=True,
+    )
+    new = UpgradeTask.objects.filter(rollout=rollout, targets=None)
+    stored = {task.gateway_id: task for task in new}
+    bulk.insert(
+        _target(stored[task.gateway.pk], target)
+        for task in tasks
+        if task.gateway.pk in stored
+        for target in task.targets
+    )
+    bulk.insert(_created(task, now, user, text) for task in stored.values())
+    return stored
 
 
 def _waves(rollout: Rollout, planned: Plan, opened_at: dt.datetime | None) -> dict[int, Wave]:
@@ -152,12 +192,12 @@ def _target(task: UpgradeTask, planned: PlannedTarget) -> UpgradeTarget:
     )
 
 
-def _created(task: UpgradeTask, now: dt.datetime, user: Any) -> TaskEvent:
+def _created(task: UpgradeTask, now: dt.datetime, user: User | None, text: str) -> TaskEvent:
     return TaskEvent(
         task=task,
         at=now,
         kind=TaskEvent.Kind.STATUS,
         to_status=TaskStatus.PENDING,
         actor=user,
-        text="planned",
+        text=text,
     )

@@ -13,10 +13,23 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
 from fleet import versions
-from fleet.models import Device
+from fleet.models import Device, DeviceModel
 from ota import needs, waves
-from ota.models import FirmwarePackage, OrganizationPolicy, Policy, Rollout, UpgradeTarget
+from ota.models import (
+    Criterion,
+    FirmwarePackage,
+    Offer,
+    OrganizationPolicy,
+    Policy,
+    Rollout,
+    UpgradeTarget,
+)
 from ota.needs import Answer, Reason
+
+NO_LIST = (
+    "Only a whole list can be kept open: all devices, or those of a model, kind, organization, site or "
+    "need; not devices picked by hand, searched for, or listed by presence or version."
+)
 
 
 class InvalidPolicy(ValueError):
@@ -32,7 +45,9 @@ class Options(NamedTuple):
 
     ``to`` is a version for all, empty for the newest of each model; ``with_aircraft`` adds the
     aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
-    those fields of ``Policy`` that differ from the organization's.
+    those fields of ``Policy`` that differ from the organization's. ``criteria``, not saved yet, are what
+    the devices were chosen by; none where they were picked by hand. ``need`` leaves out devices with
+    another one; ``is_automatic`` says that nobody but the system starts it.
     """
 
     name: str = ""
@@ -43,6 +58,9 @@ class Options(NamedTuple):
     starts_at: dt.datetime | None = None
     deadline_at: dt.datetime | None = None
     policy: Mapping[str, Any] = MappingProxyType({})
+    criteria: Sequence[Criterion] = ()
+    need: str = ""
+    is_automatic: bool = False
 
 
 class PlannedTarget(NamedTuple):
@@ -96,13 +114,21 @@ class PlannedWave(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What would happen to each chosen device, in which wave, under which policy."""
+    """What would happen to each chosen device, in which wave, under which policy.
+
+    ``offers``, not saved yet, are what devices get that join it later, if it stays open.
+    """
 
     tasks: list[PlannedTask]
     excluded: list[Excluded]
     waves: list[PlannedWave]
     policy: Mapping[str, Any]
     needs_approval: bool = False
+    offers: Sequence[Offer] = ()
+
+    @property
+    def stays_open(self) -> bool:
+        return bool(self.policy["keeps_open"])
 
     @property
     def digest(self) -> str:
@@ -123,6 +149,12 @@ class Plan(NamedTuple):
                 for number, wave in enumerate(self.waves, 1)
             ],
             "needs_approval": self.needs_approval,
+            "stays_open": self.stays_open,
+            "joining_get": [
+                {"model_key": offer.model.key, "version": offer.version} for offer in self.offers
+            ]
+            if self.stays_open
+            else [],
         }
 
 
@@ -141,19 +173,23 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
     for answer in answers:
         gateway = needs.gateway_of(answer.device)
-        if answer.exclusion is None and gateway:
+        is_wanted = options.need in {"", answer.need}
+        if answer.exclusion is None and gateway and is_wanted:
             by_gateway[gateway.pk].append(answer)
-    tasks = [_planned(found) for found in by_gateway.values()]
+    tasks = [planned(found) for found in by_gateway.values()]
     concerned = {task.gateway.organization_id for task in tasks} - {None}
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
-    policy = _policy(concerned, preferred) | dict(options.policy)
+    policy = _policy(concerned, preferred, is_list=bool(options.criteria)) | dict(options.policy)
     check(options, policy, now)
     _refuse_strangers(options.pilot, tasks)
-    planned, waves_ = _in_waves(tasks, str(policy["waves"]), set(options.pilot))
-    return Plan(planned, excluded, waves_, policy, _needs_approval(tasks, preferred))
+    numbered, waves_ = _in_waves(tasks, str(policy["waves"]), set(options.pilot))
+    asks = _needs_approval(tasks, preferred) or (
+        policy["keeps_open"] and may_grow(options.criteria)
+    )
+    return Plan(numbered, excluded, waves_, policy, asks, _offers(options, to))
 
 
-def _planned(answers: Sequence[Answer]) -> PlannedTask:
+def planned(answers: Sequence[Answer]) -> PlannedTask:
     """One task for a dock and its aircraft; the aircraft comes first, as docks are told to do it."""
     ordered = sorted(answers, key=lambda answer: answer.device.is_dock)
     gateway = needs.gateway_of(ordered[0].device)
@@ -168,19 +204,27 @@ FIELDS = tuple(field.name for field in Policy._meta.fields)
 
 
 def _policy(
-    concerned: Collection[int | None], preferred: Sequence[OrganizationPolicy]
+    concerned: Collection[int | None], preferred: Sequence[OrganizationPolicy], *, is_list: bool
 ) -> dict[str, Any]:
-    """All fields of a policy: those of the one organization concerned, else everybody's."""
+    """All fields of a policy: those of the one organization concerned, else everybody's.
+
+    Only what was chosen as a list can stay open.
+    """
     if len(concerned) == len(preferred) == 1:
-        return {name: getattr(preferred[0], name) for name in FIELDS}
+        found = {name: getattr(preferred[0], name) for name in FIELDS}
+        return found | {"keeps_open": is_list and found["keeps_open"]}
     common = {field.name: field.get_default() for field in Policy._meta.fields}
     return common | {"limit_in_flight": settings.LIMIT_IN_FLIGHT}
 
 
-def usual_policy(devices: QuerySet[Device]) -> dict[str, Any]:
-    """The policy of a rollout for the devices unless somebody chooses otherwise; two queries."""
+def usual_policy(devices: QuerySet[Device], *, is_list: bool = False) -> dict[str, Any]:
+    """The policy of a rollout for the devices unless somebody chooses otherwise; two queries.
+
+    ``is_list`` tells that they were chosen by criteria and not picked by hand.
+    """
     concerned = set(devices.order_by().values_list("organization", flat=True)) - {None}
-    return _policy(concerned, list(OrganizationPolicy.objects.filter(organization__in=concerned)))
+    preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
+    return _policy(concerned, preferred, is_list=is_list)
 
 
 def _needs_approval(tasks: Sequence[PlannedTask], preferred: Sequence[OrganizationPolicy]) -> bool:
@@ -191,6 +235,31 @@ def _needs_approval(tasks: Sequence[PlannedTask], preferred: Sequence[Organizati
     )
 
 
+def may_grow(criteria: Sequence[Criterion]) -> bool:
+    """Whether docks may join of an organization that wants a second person above some number."""
+    owners: set[int | None] = {
+        criterion.site.organization_id if criterion.site else criterion.organization_id
+        for criterion in criteria
+    }
+    asking = OrganizationPolicy.objects.exclude(approval_above=None)
+    return (asking if None in owners else asking.filter(organization__in=owners)).exists()
+
+
+def _offers(options: Options, to: str) -> list[Offer]:
+    """What would be given to devices that join: the versions of now, whatever the library gets later."""
+    if not options.criteria:
+        return []
+    packages = needs.Library().by_model(versions.number(to) if to else None)
+    named = {criterion.model_id for criterion in options.criteria}
+    if None in named or options.with_aircraft:
+        named = set(packages)
+    found = DeviceModel.objects.in_bulk([pk for pk in packages if pk in named])
+    return [
+        Offer(model=model, version=packages[pk].version, number=packages[pk].version_number)
+        for pk, model in sorted(found.items())
+    ]
+
+
 def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None:
     """Refuses what could never go.
 
@@ -198,6 +267,8 @@ def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None
         InvalidPolicy: a value is not right, the deadline has passed, or the hours are never long enough.
     """
     clean(Rollout(**policy), FIELDS)
+    if policy["keeps_open"] and not options.criteria:
+        raise InvalidPolicy("keeps_open", NO_LIST)
     refuse_deadline(options.starts_at, options.deadline_at, now)
 
 

@@ -15,7 +15,14 @@ from mqtt_bridge import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import course
-from ota.rollouts.planning import FIELDS, InvalidPolicy, clean, refuse_deadline
+from ota.rollouts.planning import (
+    FIELDS,
+    NO_LIST,
+    InvalidPolicy,
+    clean,
+    may_grow,
+    refuse_deadline,
+)
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
 
 Kind = RolloutEvent.Kind
@@ -58,6 +65,16 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
             text = f"{len(canceled)} upgrades were not issued yet"
             course.note(rollout.pk, Kind.CANCELED, now, course.joined(text, remark), user)
     return len(canceled)
+
+
+def close(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> bool:
+    """Lets nobody join any more, so that it can finish; whether it was open until now."""
+    with transaction.atomic():
+        staying = Rollout.objects.filter(pk=rollout.pk, status__in=UNFINISHED, keeps_open=True)
+        closed = staying.update(keeps_open=False)
+        if closed:
+            course.note(rollout.pk, Kind.CLOSED, now, remark, user)
+    return bool(closed)
 
 
 def open_next_wave(
@@ -259,6 +276,8 @@ def change(
             for name, value in fields.items()
             if getattr(found, name) != value
         ]
+        if fields.get("keeps_open") and not found.keeps_open:
+            _refuse_to_open(found)
         for name, value in fields.items():
             setattr(found, name, value)
         _clean(found, fields, now)
@@ -270,6 +289,16 @@ def change(
             waiting.update(checked_at=None, is_ready=False)
             course.note(found.pk, Kind.CHANGED, now, course.joined("; ".join(told), remark), user)
     return told
+
+
+def _refuse_to_open(rollout: Rollout) -> None:
+    """Refuses that devices join where nobody knows which, or where somebody else should decide it."""
+    criteria = list(rollout.criteria.all())
+    if not criteria:
+        raise InvalidPolicy("keeps_open", NO_LIST)
+    if rollout.decided_by_id is None and may_grow(criteria):
+        text = "Whoever may join would need approval by a second person: start another rollout."
+        raise InvalidPolicy("keeps_open", text)
 
 
 def _clean(rollout: Rollout, fields: Mapping[str, Any], now: dt.datetime) -> None:

@@ -74,7 +74,15 @@ def test_a_rollout_is_shown_in_full(run: Run) -> None:
     told = run.answer("rollout", str(rollout.pk), "show")
     assert list(told) == [
         *("rollout_id", "verb", "changed", "text", "name", "status", "pause_reason"),
-        *("created_at", "created_by", "starts_at", "deadline_at", "finished_at", "decided_at"),
+        *(
+            "created_at",
+            "created_by",
+            "is_automatic",
+            "starts_at",
+            "deadline_at",
+            "finished_at",
+            "decided_at",
+        ),
         *("decided_by", "remark", "target_version", "allow_downgrade", "policy", "counts"),
         *("waves", "needs_attention", "history"),
     ]

@@ -86,6 +86,8 @@ def test_the_plan_as_scripts_get_it() -> None:
         "excluded": [],
         "waves": [{"number": 1, "title": "", "docks": 1}],
         "needs_approval": False,
+        "stays_open": False,
+        "joining_get": [],
     }
 
 

@@ -67,6 +67,8 @@ def test_a_rollout_is_started(run: Run) -> None:
         "excluded": [],
         "waves": [{"number": 1, "title": "", "docks": 1}],
         "needs_approval": False,
+        "stays_open": False,
+        "joining_get": [],
     }
 
 
@@ -170,7 +172,8 @@ def test_waiting_ends_when_the_time_is_over(run: Run) -> None:
     options = ["--wait", "--timeout", "0"]
     told = run.answer("start_upgrade", "--sn", dock.sn, *options, code=1)
     assert list(told) == [
-        *("dry_run", "rollout_id", "tasks", "excluded", "waves", "needs_approval", "status")
+        *("dry_run", "rollout_id", "tasks", "excluded", "waves", "needs_approval"),
+        *("stays_open", "joining_get", "status"),
     ]
     assert told["status"]["counts"]["pending"] == 1
 
@@ -205,6 +208,7 @@ def test_the_whole_policy_is_chosen(run: Run) -> None:
         "jitter_seconds": 60,
         "windows": "daily 22:00-05:00",
         "expected_minutes": 30,
+        "keeps_open": False,
     }
     assert rollout.starts_at == dt.datetime(2097, 12, 31, 23, tzinfo=dt.UTC)
     assert rollout.deadline_at == dt.datetime(2099, 1, 1, tzinfo=dt.UTC)

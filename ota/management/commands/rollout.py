@@ -156,6 +156,12 @@ def _resume(call: Call) -> Outcome:
     return _is_already(call, RolloutStatus.RUNNING, "only one that is paused can be resumed")
 
 
+def _close(call: Call) -> Outcome:
+    if rollouts.close(call.rollout, call.now, call.user, call.remark):
+        return Outcome(True, "Closed: nobody joins any more.")
+    return Outcome(False, f"Nothing changed: rollout {call.rollout.pk} does not stay open.")
+
+
 def _cancel(call: Call) -> Outcome:
     before = call.rollout.status
     canceled = rollouts.cancel(call.rollout, call.now, call.user, call.remark)
@@ -331,6 +337,7 @@ VERBS = {
     "pause": Verb("issues nothing more until it is resumed", _pause, _add_reason),
     "resume": Verb("goes on after a pause", _resume, wakes=True),
     "cancel": Verb("cancels what was not issued", _cancel, wakes=True),
+    "close": Verb("lets nobody join any more that stays open", _close, wakes=True),
     "retry": Verb("plans again what failed", _retry, _add_sns, wakes=True),
     "dismiss": Verb("takes what failed off what needs attention", _dismiss, _add_sns),
     "open-wave": Verb("opens the next wave now", _open_wave, _add_wave, wakes=True),

@@ -17,7 +17,7 @@ from ota.management.people import add_user, person
 from ota.management.policy import refuse
 from ota.management.waking import wake_workers
 from ota.management.watching import held_back, summary, tasks_table, watch
-from ota.models import Rollout
+from ota.models import Criterion, Rollout
 from ota.rollouts import InvalidPolicy, NothingToUpgrade, Options, Plan
 from ota.states import TaskStatus
 
@@ -39,7 +39,8 @@ class Command(AnsweringCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         user = person(options["user"])
-        devices, chosen = _devices(options), Options(**chosen_options(options))
+        devices = _devices(options)
+        chosen = Options(**chosen_options(options), criteria=_criteria(options))
         rollout, plan = _launch(devices, chosen, user, is_dry=options["dry_run"])
         document: Document = {
             "dry_run": options["dry_run"],
@@ -103,6 +104,14 @@ def _devices(options: dict[str, Any]) -> QuerySet[Device]:
         refuse_unknown("device model", options["model"], known.values_list("key", flat=True))
         devices = devices.filter(model__key__in=options["model"])
     return devices
+
+
+def _criteria(options: dict[str, Any]) -> list[Criterion]:
+    """What the devices are chosen by; none where they are named one by one."""
+    if options["sn"]:
+        return []
+    models = DeviceModel.objects.filter(key__in=options["model"] or [])
+    return [Criterion(model=model) for model in models] or [Criterion()]
 
 
 def _launch(

@@ -1,0 +1,169 @@
+"""Rollouts that stay open: devices that come to match what one was started for join its last wave.
+
+They get the version that was decided at the launch: what the library gets later, nobody has approved for
+them. Each device joins a rollout once. Nobody joins whose dock has another open task, which the
+database refuses anyway, nor whose last failure nobody has looked at.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
+
+from fleet.models import Device, DeviceModel
+from ota import live, needs
+from ota.models import (
+    Criterion,
+    OrganizationPolicy,
+    Rollout,
+    RolloutEvent,
+    UpgradeTarget,
+    UpgradeTask,
+    Wave,
+)
+from ota.needs import Answer, Need, Situation
+from ota.rollouts import course
+from ota.rollouts.launching import store_tasks
+from ota.rollouts.planning import PlannedTask, planned
+
+NAMED = 10  # docks that a line of the history names
+
+
+def join(now: dt.datetime) -> None:
+    """Adds what came to match; while nothing does, three queries for any number of rollouts."""
+    rollouts = {rollout.pk: rollout for rollout in _open(now)}
+    devices = list(_free(_matching(rollouts))) if rollouts else []
+    if not devices:
+        return
+    situation = Situation(now)
+    found: defaultdict[int, list[Answer]] = defaultdict(list)
+    for device in devices:
+        rollout = rollouts[device.joins]
+        answer = needs.answer(device, situation, device.offered, rollout.allow_downgrade)
+        if answer.exclusion is None:
+            found[rollout.pk].append(answer)
+    for pk, answers in sorted(found.items()):
+        _join(rollouts[pk], answers, now)
+
+
+def held_elsewhere(rollout: Rollout, now: dt.datetime) -> int:
+    """How many docks would join a rollout, had they no other open upgrade; one query."""
+    if not _open(now).filter(pk=rollout.pk).exists():
+        return 0
+    held = _matching([rollout.pk]).filter(_has_task())
+    return held.order_by().values("takes_commands").distinct().count()
+
+
+def _open(now: dt.datetime) -> QuerySet[Rollout]:
+    in_time = Q(deadline_at=None) | Q(deadline_at__gt=now)
+    return Rollout.objects.filter(in_time, status=Rollout.Status.RUNNING, keeps_open=True)
+
+
+def _matching(rollouts: Iterable[int]) -> QuerySet[Any]:
+    """Devices that match a rollout and are not in it yet, with its key as ``joins``; one for each that matches."""
+    devices: QuerySet[Any] = Device.objects.annotate(
+        joins=F("model__offers__rollout"),
+        offered=F("model__offers__number"),
+        wanted=_NEED,
+        may_go_back=F("model__offers__rollout__allow_downgrade"),
+        takes_commands=Case(
+            When(model__kind=DeviceModel.Kind.DOCK, then=F("pk")), default=F("gateway")
+        ),
+    )
+    is_in = UpgradeTarget.objects.filter(device=OuterRef("pk"), task__rollout=OuterRef("joins"))
+    is_dock = Q(model__kind=DeviceModel.Kind.DOCK)
+    return devices.filter(
+        is_dock | Q(gateway__model__kind=DeviceModel.Kind.DOCK),
+        Q(wanted__in=(Need.REGULAR, Need.CONSISTENCY)) | Q(wanted=Need.DOWNGRADE, may_go_back=True),
+        Exists(_criteria()),
+        ~Exists(is_in),
+        joins__in=list(rollouts),
+        organization__isnull=False,
+    )
+
+
+_NEED = Case(
+    When(firmware_number=0, then=Value(Need.UNKNOWN)),
+    When(model__offers__number__gt=F("firmware_number"), then=Value(Need.REGULAR)),
+    When(model__offers__number__lt=F("firmware_number"), then=Value(Need.DOWNGRADE)),
+    When(
+        model__offers__number=F("firmware_number"),
+        compatible_status=1,
+        then=Value(Need.CONSISTENCY),
+    ),
+    default=Value(Need.NONE),
+)
+
+
+def _criteria() -> QuerySet[Criterion]:
+    """Those of the rollout ``joins`` that a device meets, or that its dock meets and that want its aircraft too."""
+    same_need = Q(need="") | Q(need=OuterRef("wanted"))
+    met = _fits("") | (Q(with_aircraft=True) & _fits("gateway__"))
+    return Criterion.objects.filter(met, same_need, rollout=OuterRef("joins"))
+
+
+def _fits(whose: str) -> Q:
+    return (
+        (Q(kind="") | Q(kind=OuterRef(f"{whose}model__kind")))
+        & (Q(model=None) | Q(model=OuterRef(f"{whose}model")))
+        & (Q(organization=None) | Q(organization=OuterRef(f"{whose}organization")))
+        & (Q(site=None) | Q(site=OuterRef(f"{whose}site")))
+    )
+
+
+def _free(devices: QuerySet[Any]) -> QuerySet[Any]:
+    """Those whose dock has nothing open, and no failure that waits for somebody."""
+    failed = UpgradeTask.objects.needing_attention().filter(gateway=OuterRef("takes_commands"))
+    free = devices.filter(~_has_task(), ~Exists(failed)).order_by("joins", "sn")
+    return free.select_related("model", "organization", "site", "gateway__model", "gateway__site")
+
+
+def _has_task() -> Exists:
+    return Exists(UpgradeTask.objects.open().filter(gateway=OuterRef("takes_commands")))
+
+
+def _join(rollout: Rollout, answers: Sequence[Answer], now: dt.datetime) -> None:
+    """Under the lock that those hold who close it; what joined this very moment does so once."""
+    with transaction.atomic():
+        still = _open(now).select_for_update(of=("self",)).filter(pk=rollout.pk).first()
+        last = Wave.objects.filter(rollout=rollout).order_by("number").last()
+        if still is None or last is None:
+            return
+        tasks = _tasks(still, answers)
+        waves = {last.number: last}
+        numbered = [task._replace(wave=last.number) for task in tasks]
+        text = "planned: its devices came to match the rollout, which stays open"
+        stored = store_tasks(numbered, still, waves, now, text=text)
+        if stored:
+            sns = [task.gateway.sn for task in numbered if task.gateway.pk in stored]
+            course.note(still.pk, RolloutEvent.Kind.JOINED, now, _told(sns, last.number))
+    live.announce((rollout.pk, task.pk) for task in stored.values())
+
+
+def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
+    """What is planned for those that are not in it yet and need no approval that nobody gave."""
+    there = set(
+        UpgradeTarget.objects.filter(task__rollout=rollout).values_list("device", flat=True)
+    )
+    by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
+    barred = _asking() if rollout.decided_by_id is None else set()
+    for answer in answers:
+        gateway = needs.gateway_of(answer.device)
+        if gateway and answer.device.pk not in there and gateway.organization_id not in barred:
+            by_gateway[gateway.pk].append(answer)
+    return [planned(found) for found in by_gateway.values()]
+
+
+def _asking() -> set[int]:
+    """The organizations that want a second person above some number of docks."""
+    asking = OrganizationPolicy.objects.exclude(approval_above=None)
+    return set(asking.values_list("organization", flat=True))
+
+
+def _told(sns: Sequence[str], wave: int) -> str:
+    docks = "1 dock" if len(sns) == 1 else f"{len(sns)} docks"
+    more = f" and {len(sns) - NAMED} more" if len(sns) > NAMED else ""
+    return f"{docks} joined wave {wave}: {', '.join(sns[:NAMED])}{more}"
