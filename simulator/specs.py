@@ -55,19 +55,22 @@ def plan(
     faulty: Mapping[str, int] | None = None,
     *,
     from_versions: Mapping[str, str] | None = None,
+    first: int = 1,
 ) -> tuple[DockSpec, ...]:
     """Return `docks` specs; the same arguments give the same docks.
 
     Generations take turns (Dock 1, 2, 3, 1 …). `faulty` maps a fault's name to how many docks have it; they are
     the last docks, neighbours, so each fault meets different generations. `from_versions` maps a series (`DOCK2`)
-    to the version with which its healthy devices start.
+    to the version with which its healthy devices start. `first` numbers the docks of a further process.
     Raises ValueError for fewer than one dock, unknown faults or series, bad versions, more faults than docks.
     """
-    if docks < 1:
-        raise ValueError(f"There must be at least 1 dock, not {docks}.")
+    if docks < 1 or first < 1:
+        raise ValueError(
+            f"There must be at least 1 dock, numbered from 1; not {docks} from {first}."
+        )
     starts = _start_versions(from_versions or {})
     names = _fault_names(docks, faulty or {})
-    return tuple(_spec(index, name, starts) for index, name in enumerate(names))
+    return tuple(_spec(index, name, starts) for index, name in enumerate(names, first - 1))
 
 
 def _fault_names(docks: int, faulty: Mapping[str, int]) -> list[str | None]:

@@ -87,3 +87,7 @@ def test_an_impossible_plan_says_why(
 def test_the_six_passing_faults_clear() -> None:
     passing = {name for name, fault in faults.FAULTS.items() if fault.clears}
     assert passing == {"busy", "offline", "low-battery", "aircraft-out", "emergency-stop", "4g"}
+
+
+def test_the_docks_of_a_second_process_are_the_next_ones() -> None:
+    assert (*plan(4), *plan(3, first=5)) == plan(7)

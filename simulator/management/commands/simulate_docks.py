@@ -31,6 +31,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--docks", type=int, required=True, help="how many docks")
         parser.add_argument(
+            "--first", type=int, default=1, help="number of the first one; for a second process"
+        )
+        parser.add_argument(
             "--fault",
             action="append",
             default=[],
@@ -99,6 +102,7 @@ def _prepare(options: dict[str, Any]) -> tuple[tuple[DockSpec, ...], Options, Me
         options["docks"],
         dict(options["fault"]),
         from_versions=dict(options["from_version"]),
+        first=options["first"],
     )
     if bool(options["organization"]) != bool(options["code"]):
         raise ValueError("--organization and --code belong together.")
