@@ -1,0 +1,221 @@
+"""How cost grows with the fleet, from a thousand to a million docks: ``python -m benchmarks.growth``.
+
+A model, no measurement: unit costs that were measured (see docs/benchmarks.md) go through two small
+simulations. One upgrades a whole fleet minute by minute, within nightly hours, an uplink and a limit
+in flight. The other writes and folds history day by day. What comes out is orders of magnitude.
+``--write`` puts the table and the charts into docs/.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from benchmarks import chart, results
+from benchmarks.results import Result, Size
+
+TOPIC = "growth"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+DAY = 24 * 60  # minutes
+GB = 1e9
+
+
+class Costs(NamedTuple):
+    """Microseconds of processor time for one message, by who spends them."""
+
+    broker: float
+    bridge: float
+    database: float
+    worker: float = 0.0
+
+
+# Measured on two cores of an AMD EPYC that others used as well, so rather too high than too low.
+OSD = Costs(broker=7, bridge=100, database=4)
+REPORT = Costs(broker=10, bridge=100, database=60)
+COMMAND = Costs(broker=10, bridge=100, database=150, worker=250)
+LINE = 330  # bytes in PostgreSQL, with indexes
+SUMMARY = 3 * 110  # bytes that are left of a task's reports
+SENT = 20  # us to send a megabyte by sendfile (nginx)
+
+# What docks do.
+OSD_RATE = (
+    2.0  # messages a second: three groups of the dock and one of the aircraft, each two seconds
+)
+UPGRADES = 6  # a year
+REPORTS = 100  # of an upgrade
+KEPT_LINES = 10  # of an upgrade: status, command, reply
+PACKAGES = 1.0 * GB  # of a dock and its aircraft
+INSTALLING = 8  # minutes: installation and restart
+LINE_RATE = 2.5e6 * 60  # bytes a minute that a dock can fetch
+
+
+class Fleet(NamedTuple):
+    """A fleet and what it is given: bytes a second of uplink, docks in flight, days of history."""
+
+    docks: int
+    uplink: float
+    in_flight: int
+    event_days: int = 90
+    hours: int = 8  # of a night
+
+
+class Rollout(NamedTuple):
+    """A whole fleet's upgrade: nights, and the busiest minute."""
+
+    nights: int
+    peak_reports: float  # a second
+    peak_uplink: float  # bytes a second
+
+
+class Need(NamedTuple):
+    """Cores by part, processes, GB, and GB a month."""
+
+    broker: float
+    bridge: float
+    database: float
+    worker: float
+    firmware: float
+    bridges: int
+    history: float
+    plateau_after: int
+    uplink_gb: float
+    nights: int
+
+
+def fleet(docks: int) -> Fleet:
+    """What one would reasonably give it."""
+    return Fleet(docks, uplink=max(125e6, docks * 12_500.0), in_flight=max(200, docks // 20))
+
+
+def roll_out(given: Fleet) -> Rollout:
+    """Minute by minute: docks start while there is room, share the uplink, install, and are done."""
+    waiting, minute = given.docks, 0
+    downloading: deque[list[float]] = deque()  # [docks, bytes that each still needs]
+    installing: deque[tuple[int, float]] = deque()  # (minute of the end, docks)
+    peak_reports = peak_uplink = 0.0
+    while waiting or downloading or installing:
+        while installing and installing[0][0] <= minute:
+            installing.popleft()
+        running = sum(docks for docks, _ in downloading) + sum(docks for _, docks in installing)
+        if minute % DAY < given.hours * 60 and waiting:
+            starting = min(waiting, max(0, given.in_flight - int(running)))
+            waiting -= starting
+            running += starting
+            if starting:
+                downloading.append([starting, PACKAGES])
+        peak_uplink = max(
+            peak_uplink, _download(downloading, installing, given.uplink * 60, minute) / 60
+        )
+        # A report every two seconds while bytes come and while they are installed, at most.
+        peak_reports = max(peak_reports, running * REPORTS / (INSTALLING * 60))
+        minute += 1
+    return Rollout(-(-minute // DAY), peak_reports, peak_uplink)
+
+
+def _download(
+    downloading: deque[list[float]],
+    installing: deque[tuple[int, float]],
+    uplink: float,
+    minute: int,
+) -> float:
+    """A minute of all downloads; returns the bytes that went out."""
+    docks = sum(found[0] for found in downloading)
+    if not docks:
+        return 0.0
+    share = min(LINE_RATE, uplink / docks)
+    sent = 0.0
+    for found in downloading:
+        sent += found[0] * min(share, found[1])
+        found[1] -= share
+    while downloading and downloading[0][1] <= 0:
+        installing.append((minute + INSTALLING, downloading.popleft()[0]))
+    return sent
+
+
+def history(given: Fleet, years: int = 2) -> list[float]:
+    """GB of history at the end of each day: lines come, reports older than ``event_days`` are folded."""
+    a_day = given.docks * UPGRADES / 365
+    young: deque[float] = deque()
+    kept = 0.0
+    sizes = []
+    for _ in range(365 * years):
+        young.append(a_day * REPORTS * LINE)
+        kept += a_day * KEPT_LINES * LINE
+        if len(young) > given.event_days:
+            young.popleft()
+            kept += a_day * SUMMARY
+        sizes.append((sum(young) + kept) / GB)
+    return sizes
+
+
+def need(given: Fleet) -> Need:
+    """All of it, in the busiest minute of a rollout."""
+    rollout, sizes = roll_out(given), history(given)
+    osd, reports = given.docks * OSD_RATE, rollout.peak_reports
+    commands = reports / REPORTS
+    spent = {
+        part: sum(
+            rate * getattr(costs, part)
+            for rate, costs in ((osd, OSD), (reports, REPORT), (commands, COMMAND))
+        )
+        / 1e6
+        for part in Costs._fields
+    }
+    return Need(
+        **spent,
+        firmware=rollout.peak_uplink / 1e6 * SENT / 1e6,
+        # A process in Python has one core, and wants room for what comes at once.
+        bridges=max(1, round(spent["bridge"] / 0.6 + 0.5)),
+        history=sizes[-1],
+        plateau_after=given.event_days,
+        uplink_gb=given.docks * UPGRADES / 12 * PACKAGES / GB,
+        nights=rollout.nights,
+    )
+
+
+def run(size: Size) -> Iterable[Result]:
+    for docks in SIZES[: 2 if size is Size.SMALL else None]:
+        found = need(fleet(docks))
+        for part in ("broker", "bridge", "database", "worker", "firmware"):
+            yield Result(TOPIC, f"{part}, {docks:,} docks", getattr(found, part), unit="cores")
+        yield Result(TOPIC, f"bridges, {docks:,} docks", found.bridges)
+        yield Result(TOPIC, f"history after two years, {docks:,} docks", found.history, unit="GB")
+        yield Result(TOPIC, f"packages a month, {docks:,} docks", found.uplink_gb, unit="GB")
+        yield Result(TOPIC, f"a rollout to all, {docks:,} docks", found.nights, unit="nights")
+
+
+def write() -> None:
+    """The charts beside docs/scale.md."""
+    needs = [need(fleet(docks)) for docks in SIZES]
+    labels = [f"{docks:,}" for docks in SIZES]
+    parts: dict[str, Sequence[float]] = {
+        name: [getattr(found, name) for found in needs]
+        for name in ("bridge", "broker", "database", "worker", "firmware")
+    }
+    (DOCS / "scale-cores.svg").write_text(
+        chart.logarithmic(
+            "Cores in the busiest minute of a rollout, by number of docks", labels, parts
+        )
+    )
+    rooms: dict[str, Sequence[float]] = {
+        "history, GB": [found.history for found in needs],
+        "packages out a month, GB": [found.uplink_gb for found in needs],
+        "bridge processes": [found.bridges for found in needs],
+    }
+    (DOCS / "scale-room.svg").write_text(
+        chart.logarithmic("Room, uplink and processes, by number of docks", labels, rooms)
+    )
+
+
+def main() -> None:
+    Console().print(results.table(run(Size.FULL)))
+    if "--write" in sys.argv[1:]:
+        write()
+
+
+if __name__ == "__main__":
+    main()
