@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 60, 190, 46, 40
+LEFT, RIGHT, TOP, BOTTOM = 80, 180, 46, 40
 # Of a middle brightness, and apart for those who see few colours; each line has its name at its end.
 COLOURS = ("#0f7fbf", "#d1603d", "#2e9b6b", "#a367c9", "#b58900")
 _STYLE = (

@@ -37,6 +37,7 @@ class Costs(NamedTuple):
 OSD = Costs(broker=7, bridge=100, database=4)
 REPORT = Costs(broker=10, bridge=100, database=60)
 COMMAND = Costs(broker=10, bridge=100, database=150, worker=250)
+TICKS = 0.05  # cores of the workers, also while nothing is to do
 LINE = 330  # bytes in PostgreSQL, with indexes
 SUMMARY = 3 * 110  # bytes that are left of a task's reports
 SENT = 20  # us to send a megabyte by sendfile (nginx)
@@ -165,6 +166,7 @@ def need(given: Fleet) -> Need:
         / 1e6
         for part in Costs._fields
     }
+    spent["worker"] += TICKS
     return Need(
         **spent,
         firmware=rollout.peak_uplink / 1e6 * SENT / 1e6,
