@@ -101,6 +101,22 @@ class SiteAdmin(ModelAdmin[Site]):
     search_fields = ["name"]
     autocomplete_fields = ["organization"]
 
+    def save_model(
+        self, request: HttpRequest, obj: Site, form: ModelForm[Site], change: bool
+    ) -> None:
+        """What waits for its hours there has others from now on."""
+        super().save_model(request, obj, form, change)
+        if change and "time_zone" in form.changed_data:
+            Device.objects.filter(site=obj).wake(timezone.now())
+
+    def delete_model(self, request: HttpRequest, obj: Site) -> None:
+        self.delete_queryset(request, Site.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Site]) -> None:
+        """Its docks follow the clock of the installation from now on."""
+        Device.objects.filter(site__in=queryset).wake(timezone.now())
+        super().delete_queryset(request, queryset)
+
 
 @admin.register(DeviceModel)
 class DeviceModelAdmin(ModelAdmin[DeviceModel]):
@@ -192,6 +208,8 @@ class DeviceAdmin(ModelAdmin[Device]):
     ) -> None:
         """Only what the form changed: the device may have reported something meanwhile."""
         obj.save(update_fields=form.changed_data)
+        if "site" in form.changed_data:
+            Device.objects.filter(pk=obj.pk).wake(timezone.now())
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.adopt_view)

@@ -130,6 +130,10 @@ class DeviceQuerySet(models.QuerySet["Device"]):
     def docks(self) -> Self:
         return self.filter(model__kind=DeviceModel.Kind.DOCK)
 
+    def wake(self, now: dt.datetime) -> None:
+        """Has what waits for these devices looked at anew: something about them was changed here."""
+        self.update(changed_at=now)
+
     def with_aircraft(self) -> Self:
         """These devices and the aircraft behind those that are docks."""
         chosen = self.values("pk")

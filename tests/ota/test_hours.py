@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
+from pytest_django import Settings
 
 from fleet.models import Site
 from mqtt_bridge import publisher
@@ -70,6 +74,54 @@ def test_a_task_goes_when_its_hours_begin(clock: time_machine.Traveller) -> None
 def test_the_hours_have_to_last_for_the_expected_time(at: str, is_open: bool) -> None:
     task = make(expected_minutes=45)
     assert (hours.closed(task, utc(f"2026-06-02 {at}")) == "") == is_open
+
+
+def administrator() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+def is_waiting_for_hours(task: UpgradeTask) -> bool:
+    tick()
+    task.refresh_from_db()
+    return "hours" in [reason["code"] for reason in task.waits_for]
+
+
+def test_a_dock_that_is_put_at_another_site_has_its_hours_at_once() -> None:
+    task = make()
+    assert is_waiting_for_hours(task)
+    owner = Site.objects.get().organization
+    there = Site.objects.create(organization=owner, name="There", time_zone="Asia/Sakhalin")
+    address = reverse("admin:fleet_device_change", args=[task.gateway_id])
+    administrator().post(address, {"callsign": "", "site": there.pk})
+    assert not is_waiting_for_hours(task)
+
+
+def test_a_site_in_another_zone_has_other_hours_at_once() -> None:
+    task = make()
+    assert is_waiting_for_hours(task)
+    site = Site.objects.get()
+    address = reverse("admin:fleet_site_change", args=[site.pk])
+    form = {"organization": site.organization_id, "name": site.name, "time_zone": "Asia/Sakhalin"}
+    administrator().post(address, form)
+    assert not is_waiting_for_hours(task)
+
+
+@pytest.mark.parametrize("by_action", [False, True])
+def test_a_site_that_is_gone_leaves_its_docks_the_installations_clock(
+    by_action: bool, settings: Settings
+) -> None:
+    settings.TIME_ZONE = "Asia/Sakhalin"
+    task = make()
+    assert is_waiting_for_hours(task)
+    pk = task.gateway.site_id
+    if by_action:
+        form = {"action": "delete_selected", "_selected_action": pk, "post": "yes"}
+        administrator().post(reverse("admin:fleet_site_changelist"), form)
+    else:
+        administrator().post(reverse("admin:fleet_site_delete", args=[pk]), {"post": "yes"})
+    assert not is_waiting_for_hours(task)
 
 
 def test_docks_go_by_the_clocks_of_their_own_sites() -> None:
