@@ -129,6 +129,7 @@ def make_task(
         values |= {"attempt": 1, "sent_at": now - dt.timedelta(seconds=60), "replied_at": now}
     rollout = rollout or make_rollout()
     values |= {"rollout": rollout, "wave": rollout.wave_set.first()}
+    values |= {"organization": dock.organization}
     task = UpgradeTask.objects.create(gateway=dock, status=status, **values | fields)
     package = FirmwarePackage.objects.filter(version=version).first() or make_package(version)
     for device in [aircraft, dock] if aircraft else [dock]:

@@ -26,8 +26,8 @@ from ota.models import (
     WebhookDelivery,
 )
 from ota.models.notices import Kind
+from ota.notices.shared import Shared, ended
 from ota.notices.wishes import People
-from ota.states import TaskStatus
 
 MOST = 500  # of each in one tick; the next one goes on
 # A dock that failed earlier and was not told is no news any more.
@@ -110,7 +110,7 @@ def _counts(rollouts: Collection[int]) -> Mapping[int, Counter[str]]:
 def _news(event: RolloutEvent, counts: Mapping[int, Counter[str]]) -> News:
     text = event.text
     if event.kind == RolloutEvent.Kind.FINISHED:
-        text = _ends(counts[event.rollout_id])
+        text = ended(counts[event.rollout_id])
     return News(
         kind=_KINDS[RolloutEvent.Kind(event.kind)],
         at=event.at,
@@ -140,15 +140,6 @@ def _begins(event: RolloutEvent) -> str:
     if starts_at and starts_at > event.at:
         return f"starts at {starts_at:%Y-%m-%d %H:%M %Z}"
     return "has started"
-
-
-def _ends(counts: Counter[str]) -> str:
-    parts = [
-        f"{counts[status]} {TaskStatus(status).label.lower()}"
-        for status in TaskStatus
-        if counts[status]
-    ]
-    return ", ".join(parts)
 
 
 def _tell_tasks(now: dt.datetime) -> None:
@@ -206,17 +197,15 @@ def _spread(now: dt.datetime) -> None:
 
 def _organizations(news: Sequence[News]) -> Mapping[int, Collection[int]]:
     """Whose docks each of the news is about, by its key; none for a package."""
-    tasks = UpgradeTask.objects.filter(gateway__organization__isnull=False).order_by()
+    tasks = UpgradeTask.objects.filter(organization__isnull=False).order_by()
     whole = {one.rollout_id for one in news if one.rollout_id and not one.task_id}
     by_rollout: defaultdict[int | None, set[int]] = defaultdict(set)
-    rows = tasks.filter(rollout__in=whole).values_list("rollout", "gateway__organization")
+    rows = tasks.filter(rollout__in=whole).values_list("rollout", "organization")
     for rollout, organization in rows.distinct():
         by_rollout[rollout].add(organization)
     single = {one.task_id for one in news if one.task_id}
     by_task: defaultdict[int, set[int]] = defaultdict(set)
-    for task, organization in tasks.filter(pk__in=single).values_list(
-        "pk", "gateway__organization"
-    ):
+    for task, organization in tasks.filter(pk__in=single).values_list("pk", "organization"):
         by_task[task].add(organization)
     return {
         one.pk: by_task[one.task_id] if one.task_id else by_rollout[one.rollout_id] for one in news
@@ -227,8 +216,15 @@ def _deliveries(
     news: Sequence[News], organizations: Mapping[int, Collection[int]], now: dt.datetime
 ) -> Iterable[WebhookDelivery]:
     """A damaged package may be needed by the docks of any organization."""
-    for webhook in Webhook.objects.filter(is_active=True):
+    shared = Shared(one for one in news if len(organizations[one.pk]) > 1)
+    for webhook in Webhook.objects.filter(is_active=True).select_related("organization"):
         for one in news:
             concerns = one.package_id or webhook.organization_id in organizations[one.pk]
             if concerns and one.kind in webhook.kinds:
-                yield WebhookDelivery(webhook=webhook, news=one, created_at=now, next_at=now)
+                yield WebhookDelivery(
+                    webhook=webhook,
+                    news=one,
+                    text=shared.text(one, webhook.organization),
+                    created_at=now,
+                    next_at=now,
+                )

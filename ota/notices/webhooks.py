@@ -224,7 +224,7 @@ def payload(webhook: Webhook, delivery: WebhookDelivery) -> dict[str, Any]:
         "at": news.at.isoformat(),
         "organization": webhook.organization.identifier,
         "title": news.title,
-        "text": news.text,
+        "text": delivery.text,
         "url": news.url,
         "rollout": {"id": news.rollout_id, "name": news.rollout.name} if news.rollout else None,
         "task": _task(news),

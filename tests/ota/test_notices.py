@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+from fleet.models import Organization
 from ota import notices, rollouts
 from ota.models import News, Notice, Preference, Rollout, RolloutEvent, WebhookDelivery
 from ota.models.notices import Kind, Whose
@@ -297,6 +298,41 @@ def test_a_webhook_gets_the_kinds_it_wants_of_its_organizations_docks(now: dt.da
     assert (delivery.webhook, delivery.news.kind) == (mine, "stopped")
 
 
+def texts(organization: Organization) -> dict[str, str]:
+    """What the system of an organization is told, by the kind of news."""
+    sent = WebhookDelivery.objects.filter(webhook__organization=organization)
+    return {delivery.news.kind: delivery.text for delivery in sent.select_related("news")}
+
+
+def test_a_rollout_of_several_organizations_tells_each_of_its_own_docks(now: dt.datetime) -> None:
+    mine, theirs = webhook(make_organization(name="Mine")), webhook(make_organization())
+    rollout = make_rollout()
+    failed: dict[str, Any] = {"status": TaskStatus.FAILED, "finished_at": now}
+    ours = make_task(make_dock(organization=mine.organization), rollout=rollout, **failed)
+    for number in range(3):
+        secret = make_dock(organization=theirs.organization, sn=f"7CTDKSECRET{number}")
+        make_task(secret, rollout=rollout, **failed if number else {})
+    for kind in ("started", "needs_approval", "stopped", "wave_waiting", "finished"):
+        happen(rollout, kind, "4 docks; 3 of 4 failed. Look at 7CTDKSECRET1.")
+    notices.tell(now)
+    told = texts(mine.organization)
+    assert told["started"] == told["needs_approval"] == "1 dock of Mine"
+    assert told["finished"] == "1 failed"
+    assert told["stopped"] == (
+        f"nothing more is sent; 1 of 1 finished upgrades of Mine failed. Look at {ours.gateway.sn}."
+    )
+    assert texts(theirs.organization)["finished"] == "1 pending, 2 failed"
+
+
+def test_a_rollout_of_one_organization_tells_it_everything(now: dt.datetime) -> None:
+    mine = webhook(make_organization())
+    rollout = make_rollout()
+    make_task(make_dock(organization=mine.organization), rollout=rollout)
+    happen(rollout, "stopped", "package X is damaged: too short")
+    notices.tell(now)
+    assert texts(mine.organization) == {"stopped": "package X is damaged: too short"}
+
+
 def test_a_webhook_that_is_switched_off_gets_nothing(now: dt.datetime) -> None:
     off = webhook(make_organization(), is_active=False)
     make_task(make_dock(organization=off.organization), rollout=(rollout := make_rollout()))
@@ -324,7 +360,7 @@ def cost(now: dt.datetime) -> int:
 
 
 def test_a_tick_costs_the_same_for_one_thing_and_for_many(now: dt.datetime) -> None:
-    organization = make_organization()
+    organization, other = make_organization(), make_organization()
     webhook(organization)
 
     def happen_often(times: int) -> None:
@@ -335,6 +371,7 @@ def test_a_tick_costs_the_same_for_one_thing_and_for_many(now: dt.datetime) -> N
             make_task(
                 dock, rollout=rollout, status=TaskStatus.FAILED, result=RODS_OPEN, finished_at=now
             )
+            make_task(make_dock(organization=other), rollout=rollout)
             happen(rollout, "stopped")
             happen(rollout, "finished")
 

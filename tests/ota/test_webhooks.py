@@ -61,7 +61,8 @@ def due(hook: Webhook, rollout: Rollout, now: dt.datetime, **fields: Any) -> Web
     """Some news on its way."""
     values = {"kind": "stopped", "title": "Spring has paused by itself", "text": "3 failed"}
     news = News.objects.create(at=now, rollout=rollout, told_at=now, **values | fields)
-    return WebhookDelivery.objects.create(webhook=hook, news=news, created_at=now, next_at=now)
+    fields = {"text": news.text, "created_at": now, "next_at": now}
+    return WebhookDelivery.objects.create(webhook=hook, news=news, **fields)
 
 
 def deliver(delivery: WebhookDelivery, now: dt.datetime | None = None) -> WebhookDelivery:
