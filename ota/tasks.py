@@ -70,10 +70,11 @@ def tick(now: dt.datetime) -> list[int]:
 
 @shared_task
 def gather() -> None:
-    """Lets devices join what stays open."""
+    """Lets devices join what stays open, and starts what the system may start by itself."""
     now = timezone.now()
     if steadiness.is_steady(now):
         rollouts.join(now)
+        rollouts.consistency.start(now)
 
 
 @shared_task

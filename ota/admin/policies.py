@@ -32,6 +32,7 @@ class OrganizationPolicyAdmin(ModelAdmin[OrganizationPolicy]):
         ),
         ("Hours", {"fields": ["windows", "expected_minutes", "keeps_open"]}),
         ("Limits", {"fields": ["limit_in_flight", "limit_per_site", "jitter_seconds"]}),
+        ("By the system", {"fields": ["starts_consistency"]}),
         ("Stops", {"fields": ["max_failed", "max_failed_percent", "failed_after"]}),
     ]
 

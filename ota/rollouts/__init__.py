@@ -1,5 +1,6 @@
 """Rollouts: what would happen, starting it, how it goes on by itself, and what operators do to it."""
 
+from ota.rollouts import consistency
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
 from ota.rollouts.joining import held_elsewhere, join
@@ -50,6 +51,7 @@ __all__ = [
     "change",
     "clone",
     "close",
+    "consistency",
     "deny",
     "dismiss",
     "finish",

@@ -201,6 +201,7 @@ def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTas
                 rollout_id=task.rollout_id,
                 wave_id=task.wave_id,
                 gateway_id=task.gateway_id,
+                organization_id=task.organization_id,
                 status_at=now,
                 retry_of=task,
             )

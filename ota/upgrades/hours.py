@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from fleet.models import Device
 from ota import windows
-from ota.models import Rollout, UpgradeTask
+from ota.models import Policy, Rollout, UpgradeTask
 
 
 class Outlook(NamedTuple):
@@ -41,6 +42,12 @@ def closed(task: UpgradeTask, now: dt.datetime) -> str:
     return f"the rollout's hours begin again on {shown(task, outlook.opens)}"
 
 
+def is_open(policy: Policy, dock: Device, now: dt.datetime) -> bool:
+    """Whether a policy's hours let a command to a dock go now."""
+    zone = _zone(dock)
+    return zone is not None and _outlook(policy.windows, zone, policy.expected_minutes, now).is_open
+
+
 def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
     """When the hours open next for long enough; None if they never do, or are open."""
     if (zone := zone_of(task)) is None:
@@ -50,7 +57,11 @@ def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
 
 def zone_of(task: UpgradeTask) -> zoneinfo.ZoneInfo | None:
     """The site's time zone, or the installation's where a dock stands nowhere; None if it is unknown."""
-    site = task.gateway.site
+    return _zone(task.gateway)
+
+
+def _zone(dock: Device) -> zoneinfo.ZoneInfo | None:
+    site = dock.site
     try:
         return zoneinfo.ZoneInfo(site.time_zone if site else settings.TIME_ZONE)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

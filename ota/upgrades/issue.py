@@ -235,7 +235,7 @@ def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
     ends: defaultdict[tuple[TaskStatus, str], list[int]] = defaultdict(list)
     found: dict[int, list[Reason]] = {}
     for task in tasks:
-        end = _end(task, now)
+        end = _end(task, situation)
         if end:
             ends[end].append(task.pk)
         else:
@@ -336,13 +336,15 @@ def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
         yield Reason("hours", text)
 
 
-def _end(task: UpgradeTask, now: dt.datetime) -> tuple[TaskStatus, str] | None:
+def _end(task: UpgradeTask, situation: Situation) -> tuple[TaskStatus, str] | None:
     """How a waiting task ends without being sent, if the world has changed meanwhile."""
-    if late := hours.overdue(task.rollout, now):
+    if late := hours.overdue(task.rollout, situation.now):
         return TaskStatus.CANCELED, late
     for target in task.targets.all():
         _note_rollback(target)
-    reasons = [reason for target in _open_targets(task) if (reason := _obsolete(task, target, now))]
+    reasons = [
+        reason for target in _open_targets(task) if (reason := _obsolete(task, target, situation))
+    ]
     if reasons:
         return TaskStatus.CANCELED, reasons[0][:500]
     if not _open_targets(task):
@@ -350,7 +352,7 @@ def _end(task: UpgradeTask, now: dt.datetime) -> tuple[TaskStatus, str] | None:
     return None
 
 
-def _obsolete(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
+def _obsolete(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
     """Why a target must not be upgraded any more; empty if it may. Notes one that has it already."""
     device = target.device
     gateway = needs.gateway_of(device)
@@ -358,11 +360,13 @@ def _obsolete(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str
         return f"{device.sn} is not behind dock {task.gateway.sn} any more"
     if device.organization_id is None or device.organization_id != task.gateway.organization_id:
         return f"{device.sn} and its dock are not bound to one organization any more"
+    if task.organization_id not in {None, task.gateway.organization_id}:
+        return f"{task.gateway.sn} belongs to another organization than when this was planned"
     if target.package.state == PackageState.WITHDRAWN:
         return f"package {target.package} was withdrawn"
     if device.model not in target.package.models.all():
         return f"package {target.package} does not fit {device.sn}, a {device.model}"
-    return _already(task, target, now)
+    return _already(task, target, situation.now) or _superseded(task, target, situation)
 
 
 def _already(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
@@ -376,6 +380,15 @@ def _already(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
         return f"{device.sn} now reports {device.firmware_version}; a consistency upgrade is not right any more"
     if (device.firmware_number or 0) > wanted and not task.rollout.allow_downgrade:
         return f"{device.sn} now reports {device.firmware_version}; {target.to_version} would be a downgrade"
+    return ""
+
+
+def _superseded(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
+    """What the system has started by itself gives way to a regular upgrade."""
+    newest = situation.library.package(target.device.model_id)
+    has_newer = newest and newest.version_number > (target.device.firmware_number or 0)
+    if has_newer and task.rollout.is_automatic and not target.is_confirmed:
+        return f"{newest} is in the library by now, and a regular upgrade goes first"
     return ""
 
 

@@ -282,6 +282,15 @@ def test_a_dock_that_left_its_organization_cancels() -> None:
     assert end_of(task)[0] == TaskStatus.CANCELED
 
 
+def test_a_dock_that_another_organization_got_with_its_aircraft_cancels() -> None:
+    dock = make_dock()
+    task = make_task(dock, aircraft=make_aircraft(dock))
+    Device.objects.update(organization=make_organization())
+    ended, why = end_of(task)
+    assert ended == TaskStatus.CANCELED
+    assert why == f"{dock.sn} belongs to another organization than when this was planned"
+
+
 def test_a_device_that_got_newer_meanwhile_is_not_downgraded(broker: Broker) -> None:
     dock = make_dock()
     task = make_task(dock)
