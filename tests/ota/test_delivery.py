@@ -1,5 +1,8 @@
 """What the firmware server gives to whom: links, ranges and headers."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,7 +20,7 @@ from ota.models import FirmwarePackage, UpgradeTask
 from ota.states import PackageState, TaskStatus
 from tests.fetching import CONTENT, address_of, ask, path_of, store
 from tests.make import make_package, make_task
-from tests.processes import Processes, Running
+from tests.processes import ROOT, Processes, Running
 
 # The server gives its connection back after each request, and with it a test's transaction.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,6 +48,18 @@ def test_a_link_leads_to_the_package(path: str) -> None:
     assert answer.headers["content-length"] == "200000"
     assert answer.headers["content-type"] == "application/zip"
     assert answer.headers["accept-ranges"] == "bytes"
+
+
+def test_the_firmware_process_does_without_the_console() -> None:
+    code = "import sys, config.firmware; print(*sorted(sys.modules))"
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "config.settings", "SECRET_KEY": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment,
+        text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "ota.models" in loaded
+    assert not loaded & {"unfold", "ota.admin", "twisted", "daphne.server"}
 
 
 def test_a_link_is_made_before_anything_was_stored(
