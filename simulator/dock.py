@@ -96,9 +96,13 @@ class Dock:
             await asyncio.sleep(onboarding.TOPOLOGY_PAUSE)
             is_acknowledged = await onboarding.announce(self.rig)
 
+    @property
+    def _osd_period(self) -> float:
+        return self.rig.options.osd or self.rig.clock.period(OSD_PERIOD)
+
     async def _push_osd(self) -> None:
         """A round each period. One that comes so late that the next is due takes its place."""
-        period, loop = self.rig.clock.period(OSD_PERIOD), asyncio.get_running_loop()
+        period, loop = self._osd_period, asyncio.get_running_loop()
         due = loop.time()
         while True:
             await self.rig.voice.push(self._osd.round())
@@ -184,7 +188,7 @@ class Dock:
         self._spawn(self._ask_for_maps())
         if self.rig.fault.leaves:
             self.rig.power.turn_off()
-        if self.rig.fault.clears and self.rig.options.clear_after:
+        if self.rig.fault.clears:
             self._spawn(self._recover())
         if self.rig.fault.has_foreign_upgrade:
             self._spawn(self._be_upgraded_by_somebody_else())
@@ -194,7 +198,9 @@ class Dock:
             await self.rig.voice.ask("requests", method, None)
 
     async def _recover(self) -> None:
-        await asyncio.sleep(self.rig.options.clear_after)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.rig.options.clear_after or None):
+                await self.rig.moments.cleared.wait()
         self.rig.pair.condition = FINE
         self.rig.power.turn_on()
 

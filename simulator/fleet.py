@@ -11,6 +11,7 @@ from simulator.dock import Dock
 from simulator.download import new_client
 from simulator.ending import end
 from simulator.memory import Memory
+from simulator.moments import Moments
 from simulator.rig import Options, Rig, Tally
 from simulator.specs import DockSpec, plan
 
@@ -41,13 +42,17 @@ class Summary:
 
 
 class Fleet:
-    """Docks that live as long as `run` does. `online` is set once every dock has been through its onboarding."""
+    """Docks that live as long as `run` does. `online` is set once every dock has been through its onboarding.
+
+    `moments` is for whoever wants something to happen to all of them.
+    """
 
     def __init__(
         self, specs: Sequence[DockSpec], options: Options, memory: Memory | None = None
     ) -> None:
         self.specs = tuple(specs)
         self.online = asyncio.Event()
+        self.moments = Moments()
         self.docks: dict[str, Dock] = {}
         self._options = options
         self._memory = memory or Memory()
@@ -84,7 +89,9 @@ class Fleet:
         )
 
     def _dock(self, spec: DockSpec, http: httpx.AsyncClient) -> Dock:
-        rig = Rig(spec, self._options, http, self._memory, self._tally, self._note_online)
+        rig = Rig(
+            spec, self._options, http, self._memory, self._tally, self._note_online, self.moments
+        )
         dock = self.docks[spec.sn] = Dock(rig)
         return dock
 

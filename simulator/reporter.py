@@ -1,6 +1,7 @@
 """Sends the progress of one upgrade, with the habits and the faults of the dock."""
 
 import asyncio
+from contextlib import suppress
 
 from simulator import progress, wire
 from simulator.link import LinkLostError
@@ -23,7 +24,7 @@ class Reporter:
         self._resending: set[asyncio.Task[None]] = set()
 
     async def tell(self, report: Report) -> None:
-        """Send `report` as an event, over the next connection if need be.
+        """Send `report` as an event. Without a connection a dock goes on, and tells only the end later.
 
         Raises VanishedError after the last event of a dock that disappears.
         """
@@ -31,19 +32,19 @@ class Reporter:
         dialect, sn = self._rig.spec.dialect, self._rig.spec.sn
         event = progress.event(report, dialect, sn, tid=tid, bid=self._bid)
         if self._rig.fault.repeats_progress:
-            await self._send_swapped(event)
+            await self._send_swapped(event, is_last=report.is_terminal)
         elif progress.needs_reply(report, dialect):
             await self._send_for_reply(event, tid, is_last=report.is_terminal)
         else:
-            await self._send(event)
+            await self._send(event, is_last=report.is_terminal)
         self._count()
 
     async def flush(self) -> None:
         """Send what is still held back, and stop waiting for answers."""
         if self._held is not None:
             held, self._held = self._held, None
-            await self._send(held)
-            await self._send(held)
+            await self._send(held, is_last=True)
+            await self._send(held, is_last=True)
         for task in self._resending:
             task.cancel()
 
@@ -53,29 +54,34 @@ class Reporter:
         if self._told == self._rig.fault.vanishes_after:
             raise VanishedError
 
-    async def _send(self, event: bytes) -> None:
-        await self._rig.voice.insist(wire.topic(self._rig.spec.sn, "events"), event)
+    async def _send(self, event: bytes, *, is_last: bool) -> None:
+        topic = wire.topic(self._rig.spec.sn, "events")
+        if is_last:
+            await self._rig.voice.insist(topic, event)
+        else:
+            with suppress(LinkLostError):
+                await self._rig.voice.send(topic, event)
 
-    async def _send_swapped(self, event: bytes) -> None:
+    async def _send_swapped(self, event: bytes, *, is_last: bool) -> None:
         if self._held is None:
             self._held = event
             return
-        await self._send(event)
-        await self._send(event)
+        await self._send(event, is_last=is_last)
+        await self._send(event, is_last=is_last)
         await self.flush()
 
     async def _send_for_reply(self, event: bytes, tid: str, *, is_last: bool) -> None:
         """Send `event`, and once more when no `events_reply` comes. Only a terminal event is waited for."""
-        sending = asyncio.create_task(self._send_twice_at_most(event, tid))
+        sending = asyncio.create_task(self._send_twice_at_most(event, tid, is_last=is_last))
         self._resending.add(sending)
         sending.add_done_callback(self._resending.discard)
         if is_last:
             await sending
 
-    async def _send_twice_at_most(self, event: bytes, tid: str) -> None:
+    async def _send_twice_at_most(self, event: bytes, tid: str, *, is_last: bool) -> None:
         voice = self._rig.voice
         try:
             if await voice.exchange("events", tid, event) is None:
                 await voice.exchange("events", tid, event)
         except LinkLostError:
-            await self._send(event)
+            await self._send(event, is_last=is_last)

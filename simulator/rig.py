@@ -12,6 +12,7 @@ from simulator.devices import Device, Pair
 from simulator.lateness import Lateness
 from simulator.link import Broker
 from simulator.memory import Memory
+from simulator.moments import Moments
 from simulator.power import Power
 from simulator.specs import DockSpec
 from simulator.voice import Voice
@@ -22,7 +23,8 @@ class Options:
     """How all docks of a fleet behave.
 
     `speed` divides simulated waits. Real: `clear_after` (seconds until a passing fault ends, 0: never),
-    `reply_timeout` (seconds), `rate` (bytes per second of each dock), `piece` (bytes per Range request).
+    `reply_timeout` (seconds), `rate` (bytes per second of each dock), `piece` (bytes per Range request),
+    `osd` (seconds between two rounds of osd; None: as the clock has it).
     Simulated: `reboot` and `upgrade` (seconds). The binding code never shows in a representation.
     """
 
@@ -34,6 +36,7 @@ class Options:
     reply_timeout: float = 10.0
     rate: int | None = None
     piece: int = download.PIECE
+    osd: float | None = None
     reboot: float = 60.0
     upgrade: float = 120.0
 
@@ -63,6 +66,7 @@ class Rig:
     memory: Memory
     tally: Tally
     on_online: Callable[[], None] = lambda: None
+    moments: Moments = field(default_factory=Moments)
 
     def __post_init__(self) -> None:
         self.fault = faults.find(self.spec.fault)

@@ -112,10 +112,14 @@ class Upgrade:
         except download.DownloadFailedError as error:
             log.warning("%s: download failed: %s", self._rig.spec.sn, error)
             raise _FailedError(Failure("download", meter.percent, error.code)) from error
-        planned = self._rig.fault.failure
+        planned = self._planned
         if planned and planned.step == "download":
             raise _FailedError(planned)
         await self._reporter.tell(Report("in_progress", 100, "download"))
+
+    @property
+    def _planned(self) -> Failure | None:
+        return self._rig.fault.failure or self._rig.moments.failure
 
     async def _download(self, meter: Meter) -> None:
         for target in self._order.targets:
@@ -124,9 +128,8 @@ class Upgrade:
     async def _install(self) -> None:
         duration, clock = self._rig.options.upgrade, self._rig.clock
         steps = max(FEWEST_STEPS, int(clock.real(duration) / clock.period(PROGRESS_PERIOD)))
-        planned = self._rig.fault.failure
         for step in range(steps):
-            percent = 100 * step // steps
+            percent, planned = 100 * step // steps, self._planned
             if planned and planned.step == "upgrade" and percent >= planned.percent:
                 raise _FailedError(planned)
             await self._reporter.tell(Report("in_progress", percent, "upgrade"))

@@ -17,6 +17,7 @@ from simulator.ending import end
 from simulator.fleet import Fleet, Options, plan
 from simulator.link import Broker
 from simulator.memory import Memory
+from simulator.moments import Moments
 from simulator.specs import DockSpec
 from tests.simulator.server import Cloud, FileServer, cloud, file_server
 
@@ -59,11 +60,12 @@ def _wait_for(port: int) -> None:
 
 @dataclass
 class Scene:
-    """A cloud, a file server, and a way to let docks in."""
+    """A cloud, a file server, a way to let docks in, and what happens to all of them."""
 
     cloud: Cloud
     files: FileServer
     start: Callable[..., DockSpec]
+    moments: Moments
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ async def scene(broker_port: int, tmp_path: Path) -> AsyncIterator[Scene]:
         server = await stack.enter_async_context(cloud(broker_port))
         files = await stack.enter_async_context(file_server(content))
         started: list[asyncio.Task[None]] = []
+        moments = Moments()
 
         def start(fault: str | None = None, *, generation: int = 2, **changes: object) -> DockSpec:
             options = {
@@ -89,8 +92,9 @@ async def scene(broker_port: int, tmp_path: Path) -> AsyncIterator[Scene]:
                 Options(Broker("127.0.0.1", broker_port), **(options | changes)),  # type: ignore[arg-type]
                 Memory(tmp_path / "state.json"),
             )
+            fleet.moments = moments
             started.append(asyncio.create_task(fleet.run()))
             return spec
 
-        yield Scene(server, files, start)
+        yield Scene(server, files, start, moments)
         await end(started)

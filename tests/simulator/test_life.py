@@ -183,6 +183,25 @@ def _data(said: Said) -> dict[str, Any]:
     return said.data if said.kind == "osd" else {}
 
 
+async def test_passing_faults_of_all_docks_end_when_somebody_says_so(scene: Scene) -> None:
+    spec = scene.start("busy", clear_after=0)
+    await scene.cloud.until(osd(spec.sn, "mode_code", 4))
+    scene.moments.clear()
+    await scene.cloud.until(osd(spec.sn, "mode_code", 0))
+
+
+async def test_a_mass_failure_begins_and_ends(scene: Scene) -> None:
+    spec = scene.start()
+    await scene.cloud.until(method("offline_map_get"))
+    scene.moments.turn()
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
+    failed = await scene.cloud.until(status("failed"))
+    assert failed.data["result"] == 312016
+    scene.moments.turn()
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec), bid="b-2")
+    await scene.cloud.until(state(spec.sn, "firmware_version", VERSION))
+
+
 async def test_a_4g_dock_refuses_until_its_link_is_switched(scene: Scene) -> None:
     spec = scene.start("4g", clear_after=0)
     await scene.cloud.until(method("update_topo"))

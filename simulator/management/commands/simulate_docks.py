@@ -25,7 +25,10 @@ WRONG_CALL = 2
 
 
 class Command(BaseCommand):
-    help = "Run simulated docks that onboard, report, and upgrade themselves when told to."
+    help = (
+        "Run simulated docks that onboard, report, and upgrade themselves when told to. "
+        "SIGUSR1 ends passing faults at once; SIGUSR2 makes all upgrades fail, until it comes again."
+    )
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -61,6 +64,10 @@ class Command(BaseCommand):
             help="real seconds until passing faults end; 0: never",
         )  # fmt: skip
         parser.add_argument(
+            "--osd", type=_positive, metavar="SECONDS",
+            help="real seconds between two rounds of osd; default 2 of simulated time",
+        )  # fmt: skip
+        parser.add_argument(
             "--rate", type=int, metavar="BYTES", help="bytes per second of each dock"
         )
         parser.add_argument(
@@ -85,7 +92,9 @@ class Command(BaseCommand):
         fleet = Fleet(specs, options, memory)
         running = asyncio.create_task(fleet.run())
         announcing = asyncio.create_task(self._announce(fleet, stream))
-        _on_stop_signals(running.cancel)
+        _on_signals(running.cancel, signal.SIGINT, signal.SIGTERM)
+        _on_signals(fleet.moments.clear, signal.SIGUSR1)
+        _on_signals(fleet.moments.turn, signal.SIGUSR2)
         with suppress(asyncio.CancelledError):
             await running
         announcing.cancel()
@@ -116,6 +125,7 @@ def _prepare(options: dict[str, Any]) -> tuple[tuple[DockSpec, ...], Options, Me
         code=options["code"],
         clear_after=options["clear_after"],
         rate=options["rate"],
+        osd=options["osd"],
     )
     return specs, fleet_options, Memory(options["state"])
 
@@ -154,10 +164,10 @@ def _fault_help() -> str:
     return f"K docks with this fault ({known})".replace("%", "%%")
 
 
-def _on_stop_signals(stop: Callable[[], object]) -> None:
+def _on_signals(act: Callable[[], object], *numbers: int) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in numbers:
+        loop.add_signal_handler(number, act)
 
 
 def _allow_many_sockets() -> None:
