@@ -104,6 +104,8 @@ def mark_silent(now: dt.datetime) -> int:
         gateway__presence=Device.Presence.ONLINE,
         gateway__last_seen_at__gte=limit,
     )
+    # What waited for an aircraft in flight waits at its dock.
+    Device.objects.filter(pk__in=list(asleep.values_list("gateway", flat=True))).wake(now)
     count = asleep.update(presence=Device.Presence.OFF, changed_at=now)
     lost = silent.filter(presence=Device.Presence.ONLINE)
     gone = {"presence": Device.Presence.OFFLINE, "changed_at": now}
