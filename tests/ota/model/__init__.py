@@ -1,0 +1,1 @@
+"""Random operators, docks, kills and clocks over a real database."""
