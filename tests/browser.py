@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.contrib.auth.models import User
+from django.db import connections
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.servers import program
@@ -22,6 +23,9 @@ def chromium() -> Iterator[Browser]:
             executable_path=program("chromium", "chromium"), args=FLAGS
         )
         yield browser
+        # While the driver's event loop runs in this thread, Django keeps connections of its own for
+        # it, which nobody else would ever close.
+        connections.close_all()
         browser.close()
 
 
