@@ -209,11 +209,17 @@ class Processes:
         return self.start("firmware", command, _healthy(self.firmware_port), environment, wait=wait)
 
     def simulator(
-        self, *arguments: str, ready: str = "connected", wait: bool = True, **environment: str
+        self,
+        *arguments: str,
+        ready: str = "connected",
+        seconds: float = START_TIME,
+        **environment: str,
     ) -> Running:
         """Simulated docks; ``arguments`` are those of ``simulate_docks``."""
         command = [sys.executable, "manage.py", "simulate_docks", *arguments]
-        return self.start("simulator", command, _line(ready), environment, wait=wait)
+        running = self.start("simulator", command, _line(ready), environment, wait=False)
+        running.wait_until_ready(seconds)
+        return running
 
     def start(
         self,

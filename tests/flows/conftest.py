@@ -28,15 +28,17 @@ class Story(NamedTuple):
     organization: Organization
     parts: dict[str, Running]
 
-    def simulate(self, docks: int, *arguments: str, online: int | None = None) -> Running:
+    def simulate(
+        self, docks: int, *arguments: str, online: int | None = None, seconds: float = 90
+    ) -> Running:
         """Starts docks and waits until they are online and have reported their versions."""
         running = self.processes.simulator(
             "--docks", str(docks), "--organization", self.organization.identifier,
-            "--code", CODE, *arguments, ready="docks online",
+            "--code", CODE, *arguments, ready="docks online", seconds=seconds,
         )  # fmt: skip
         known = Device.objects.exclude(firmware_version="").exclude(organization=None)
         wanted = 2 * docks if online is None else online
-        eventually(lambda: known.count() >= wanted, f"reports of {wanted} devices", 90)
+        eventually(lambda: known.count() >= wanted, f"reports of {wanted} devices", seconds)
         return running
 
     def command(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
@@ -56,6 +58,14 @@ class Story(NamedTuple):
     def environment(self) -> dict[str, str]:
 
         return os.environ | self.processes.environment
+
+
+def docks_say(simulator: Running) -> dict[str, int]:
+    """Ends a simulator that was started with ``--json``; what became of its commands and upgrades."""
+    simulator.terminate()
+    output = simulator.output
+    found: dict[str, int] = json.loads(output[output.index("{") :])["outcomes"]
+    return found
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """The main job, end to end: docks come online, packages wait, a batch is upgraded and proves it."""
 
-import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ota.models import UpgradeTask
-from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.states import TaskStatus
 from simulator.fleet import plan
 from tests.flows.conftest import Story
-from tests.processes import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
 
@@ -75,45 +71,3 @@ def test_each_dock_ends_as_its_fault_dictates(story: Callable[..., Story]) -> No
     }
     assert outcomes() == expected
     assert done["status"]["counts"]["pending"] == 0
-
-
-def wait_for_more(tasks: UpgradeTaskQuerySet) -> None:
-    """Waits until twenty more upgrades have been proven."""
-    wanted = tasks.filter(status=TaskStatus.OK).count() + 20
-    eventually(lambda: tasks.filter(status=TaskStatus.OK).count() >= wanted, "progress", 120)
-
-
-@pytest.mark.everywhere
-def test_killed_bridge_and_worker_lose_no_task_and_issue_none_twice(
-    story: Callable[..., Story],
-) -> None:
-    told = story(size=20_000, ROLLOUT_LIMIT_IN_FLIGHT="60")
-    simulator = told.simulate(200, "--speed", "20", "--json")
-    with ThreadPoolExecutor() as beside:
-        waiting = beside.submit(told.answer, "start_upgrade", "--all", "--wait")
-        tasks = UpgradeTask.objects.all()
-        for name in ("bridge", "worker"):
-            wait_for_more(tasks)
-            told.parts[name].kill9()
-            told.parts[name].start()
-        done = waiting.result()
-    assert len(done["tasks"]) == 200
-    assert set(tasks.values_list("status", flat=True)) == {TaskStatus.OK}
-    assert sum(len(task["targets"]) for task in done["status"]["tasks"]) == 400
-    assert_histories_are_complete(tasks)
-    simulator.terminate()
-    summary = json.loads(simulator.output[simulator.output.index("{") :])
-    assert summary["outcomes"] == {"ok": 200}
-
-
-def assert_histories_are_complete(tasks: UpgradeTaskQuerySet) -> None:
-    """Each task was planned, commanded, answered, followed to the last report, and proven."""
-    for task in tasks.prefetch_related("events"):
-        events = list(task.events.all())
-        kinds = {event.kind for event in events}
-        assert kinds == {"status", "command", "reply", "progress"}
-        statuses = [event.to_status for event in events if event.to_status]
-        assert (statuses[0], statuses[-1]) == (TaskStatus.PENDING, TaskStatus.OK)
-        assert any(e.device_status == "ok" for e in events)
-        assert sum(e.device_status == "sent" for e in events) == 1
-        assert {e.bid for e in events if e.bid} == {task.bid}

@@ -1,4 +1,4 @@
-"""A database that goes away in the middle takes nothing with it."""
+"""What goes away in the middle takes nothing with it: database, broker, Redis."""
 
 import os
 import shutil
@@ -6,18 +6,30 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
+from django.core.management import call_command
+from django.db import connection
 
+from ota.models import Rollout, TaskEvent, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
+from ota.states import TaskStatus
+from simulator.fleet import plan
 from tests import servers
 from tests.docks import Wire
+from tests.flows.conftest import Story, docks_say
+from tests.histories import History
 from tests.make import NEW, envelope
 from tests.processes import ROOT, Processes, Running, eventually
 from tests.servers import Server
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+DOCKS = 12
+LOST = "terminal-lost"  # so that some docks end an upgrade without a broker
 
 
 @pytest.fixture
@@ -77,3 +89,60 @@ def test_a_bridge_killed_while_the_database_is_away_loses_nothing(
     own_postgres.start()
     bridge.start()
     eventually(known(own_postgres.url, "DURING1"), "the report of the outage")
+
+
+@pytest.fixture
+def outages(
+    request: pytest.FixtureRequest, mosquitto: Server, redis_server: Server
+) -> dict[str, Server]:
+    """What goes away, wave by wave; a database that is a file stays."""
+    found = {"broker": mosquitto, "Redis": redis_server}
+    if connection.vendor == "postgresql":
+        found["database"] = request.getfixturevalue("postgres")
+    return found
+
+
+@pytest.mark.everywhere
+def test_a_rollout_in_waves_outlives_whatever_goes_away(
+    story: Callable[..., Story], outages: dict[str, Server]
+) -> None:
+    told = story(
+        size=20_000, OTA_RETRIES="2", OTA_RETRY_PAUSE_SECONDS="5", OTA_REPLY_SECONDS="10",
+        OTA_STALL_SECONDS="10", OTA_VERIFY_SECONDS="10", OFFLINE_AFTER_SECONDS="10",
+    )  # fmt: skip
+    simulator = told.simulate(DOCKS, "--speed", "30", "--json", "--fault", f"{LOST}={DOCKS // 2}")
+    call_command("start_upgrade", "--all", "--waves", "4, 4, rest")
+    for number, (name, server) in enumerate(outages.items(), 1):
+        wave = UpgradeTask.objects.filter(wave__number=number)
+        eventually(partial(is_taken, wave), f"wave {number}", 60)
+        able = able_to_end(wave, name)
+        connection.close()
+        server.stop()
+        eventually(partial(have_ended, simulator, able), f"{', '.join(able)} without {name}", 60)
+        server.start()
+    finished = Rollout.objects.filter(status=Rollout.Status.FINISHED)
+    eventually(finished.exists, "the end", 120)
+    assert set(UpgradeTask.objects.values_list("status", flat=True)) == {TaskStatus.OK}
+    history = History()
+    history.extend(TaskEvent.objects.order_by("pk"))
+    history.assert_adds_up()
+    assert docks_say(simulator) == {
+        "ok": DOCKS // 2,
+        "ok without terminal event": DOCKS // 2,
+    }
+
+
+def is_taken(wave: UpgradeTaskQuerySet) -> bool:
+    """Whether the docks of a wave have taken their commands."""
+    return wave.exists() and not wave.filter(replied_at=None).exists()
+
+
+def able_to_end(wave: UpgradeTaskQuerySet, away: str) -> list[str]:
+    """The docks of a wave that go on to the end of their upgrades, although something is away."""
+    faults = {dock.sn: dock.fault for dock in plan(DOCKS, {LOST: DOCKS // 2})}
+    sns = wave.values_list("gateway__sn", flat=True)
+    return [sn for sn in sns if away != "broker" or faults[sn] == LOST]
+
+
+def have_ended(simulator: Running, sns: list[str]) -> bool:
+    return all(f"{sn}: upgrade ok" in simulator.output for sn in sns)
