@@ -212,13 +212,15 @@ class Processes:
         self,
         *arguments: str,
         ready: str = "connected",
+        wait: bool = True,
         seconds: float = START_TIME,
         **environment: str,
     ) -> Running:
         """Simulated docks; ``arguments`` are those of ``simulate_docks``."""
         command = [sys.executable, "manage.py", "simulate_docks", *arguments]
         running = self.start("simulator", command, _line(ready), environment, wait=False)
-        running.wait_until_ready(seconds)
+        if wait:
+            running.wait_until_ready(seconds)
         return running
 
     def start(

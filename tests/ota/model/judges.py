@@ -131,7 +131,7 @@ class Judges(World):
         now = timezone.now()
         situation = Situation(now)
         for task in issue._read(UpgradeTask.objects.waiting().filter(is_ready=False)):
-            if not issue._end(task, now) and not issue._waits_for(task, situation):
+            if not issue._end(task, situation) and not issue._waits_for(task, situation):
                 assert task.due_at, task.waits_for
                 assert task.due_at <= now + issue.LOOK_AGAIN, task.waits_for
 
