@@ -25,6 +25,12 @@ def operator(transactional_db: None) -> User:
     return make_person("Operators", password=PASSWORD)
 
 
+PAPER = {"width": 720, "height": 1020}  # A4 between its margins, in pixels of CSS
+PLACES = """(heads) => heads.map((head) => {
+  const style = getComputedStyle(head.querySelector("th"));
+  return [getComputedStyle(head).position, style.color];
+})"""
+
 WATCH_BARS = """() => {
   window.seen = {};
   const look = () => document.querySelectorAll("tr[data-task]").forEach((row) => {
@@ -60,6 +66,13 @@ def test_an_operator_upgrades_a_batch_and_sees_the_bars_move_to_the_end(
     assert len(seen) == 4
     assert all(len(set(values)) > 3 and values[-1] == 100 for values in seen.values()), seen
     assert set(UpgradeTask.objects.values_list("status", flat=True)) == {TaskStatus.OK}
+
+    page.emulate_media(color_scheme="dark")
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    heads = page.locator("thead").evaluate_all(PLACES)  # in the tables, and black
+    assert set(map(tuple, heads)) == {("static", "rgb(0, 0, 0)")}
 
 
 def test_a_page_that_lost_its_server_says_so_and_shows_the_new_state_when_it_is_back(
