@@ -179,7 +179,7 @@ def _open_what_is_due(
     if not closed or (rollout.starts_at and rollout.starts_at > now):
         return
     if closed[0].number == 1:
-        open_next(rollout, now)
+        _open_by_itself(rollout, 1, now)
         return
     number = closed[0].number - 1
     _pass_gate(rollout, waves[number - 1], found[number - 1], now)
@@ -197,7 +197,22 @@ def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetim
             note(rollout.pk, Kind.WAVE_WAITING, now, text)
     soaked = last.met_at + dt.timedelta(minutes=rollout.soak_minutes) <= now
     if soaked and not rollout.asks_between_waves:
-        open_next(rollout, now)
+        _open_by_itself(rollout, last.number + 1, now)
+
+
+def _open_by_itself(rollout: Rollout, number: int, now: dt.datetime) -> None:
+    """Opens the wave, unless somebody has changed anything about the rollout since it was read.
+
+    The next tick decides anew then: the gate, the soak time or the question may be another one.
+    """
+    with transaction.atomic():
+        locked = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        if _decided(locked) == _decided(rollout):
+            open_next(locked, now, number=number)
+
+
+def _decided(rollout: Rollout) -> list[object]:
+    return [getattr(rollout, field.attname) for field in Rollout._meta.concrete_fields]
 
 
 def _is_met(wave: Wave, standing: Standing) -> bool:
@@ -257,6 +272,15 @@ def expire(now: dt.datetime) -> None:
     """Cancels what was not issued by its rollout's deadline, and lets nobody join any more."""
     late = Rollout.objects.filter(status__in=UNFINISHED, deadline_at__lte=now)
     for rollout in late.filter(Exists(_waiting_of(OuterRef("pk"))) | Q(keeps_open=True)):
+        _expire(rollout, now)
+
+
+def _expire(rollout: Rollout, now: dt.datetime) -> None:
+    """Under the lock that those hold who extend the deadline; they may have this very moment."""
+    with transaction.atomic():
+        late = Rollout.objects.filter(pk=rollout.pk, deadline_at__lte=now)
+        if not late.select_for_update(of=("self",)):
+            return
         waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
         canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
         closed = Rollout.objects.filter(pk=rollout.pk, keeps_open=True).update(keeps_open=False)

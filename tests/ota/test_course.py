@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from ota import rollouts
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.rollouts import course
 from ota.states import RolloutStatus, TaskStatus
 from tests.make import make_dock, make_rollout, make_task, make_wave
 
@@ -255,6 +256,31 @@ def test_what_was_not_issued_by_the_deadline_is_canceled_with_that_reason(
     assert first.tasks.filter(status=S.SENT).exists()
     assert not is_open(second)
     assert kinds(rollout) == [Kind.DEADLINE]
+
+
+def test_a_deadline_that_is_moved_this_very_moment_cancels_nothing(now: dt.datetime) -> None:
+    rollout, _ = make_waves([S.PENDING], deadline_at=now)
+    read_by_a_tick = Rollout.objects.get()
+    Rollout.objects.update(deadline_at=now + dt.timedelta(days=1))
+    course._expire(read_by_a_tick, now)
+    assert rollout.tasks.get().status == S.PENDING
+    assert kinds(rollout) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"asks_between_waves": True}, {"soak_minutes": 60}, {"status": RolloutStatus.PAUSED}]
+)
+def test_a_wave_does_not_open_by_a_policy_that_is_changed_this_very_moment(
+    now: dt.datetime, change: dict[str, Any]
+) -> None:
+    _, (_, second) = make_waves([S.OK], [S.PENDING])
+    read_by_a_tick = Rollout.objects.get()
+    Rollout.objects.update(**change)
+    course._open_by_itself(read_by_a_tick, 2, now)
+    assert not is_open(second)
+    Rollout.objects.update(**{name: getattr(read_by_a_tick, name) for name in change})
+    course._open_by_itself(read_by_a_tick, 2, now)
+    assert is_open(second)
 
 
 @pytest.mark.parametrize("status_", [Rollout.Status.PAUSED, Rollout.Status.NEEDS_APPROVAL])
