@@ -93,6 +93,13 @@ def _close(given: Press) -> Outcome:
     return Outcome(True, text, "Closed.")
 
 
+def _keep_open(given: Press) -> Outcome:
+    if not rollouts.change(given.rollout, {"keeps_open": True}, given.now, given.user):
+        return Outcome(False, "It stays open already.")
+    text = "It stays open: devices that come to match join its last wave until somebody closes it."
+    return Outcome(True, text, "Kept open.")
+
+
 def _cancel(given: Press) -> Outcome:
     was_canceled = given.rollout.status == Rollout.Status.CANCELED
     canceled = rollouts.cancel(given.rollout, given.now, given.user)
@@ -174,6 +181,7 @@ VERBS = {
     "pause": Verb(_pause),
     "resume": Verb(_resume),
     "close": Verb(_close),
+    "keep-open": Verb(_keep_open),
     "open-wave": Verb(_open_wave),
     "retry": Verb(_retry),
     "dismiss": Verb(_dismiss),

@@ -205,6 +205,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "may_steer": user.has_perm(rollout_verbs.UPGRADE),
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
+        "may_stay_open": rollout.criteria.exists(),
         "held_elsewhere": rollouts.held_elsewhere(rollout, timezone.now())
         if rollout.keeps_open
         else 0,

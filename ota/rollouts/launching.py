@@ -99,7 +99,8 @@ def _note(
     now: dt.datetime,
     user: User | None,
 ) -> None:
-    text = f"{len(planned.tasks)} docks in {len(planned.waves)} waves"
+    docks, waves = len(planned.tasks), len(planned.waves)
+    text = f"{docks} dock{'' if docks == 1 else 's'} in {waves} wave{'' if waves == 1 else 's'}"
     if rollout.keeps_open:
         text += "; it stays open"
     if rollout.is_automatic:

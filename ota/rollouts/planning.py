@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 
 from fleet import versions
-from fleet.models import Device, DeviceModel
+from fleet.models import Device, DeviceModel, Site
 from ota import needs, waves
 from ota.models import (
     Criterion,
@@ -25,6 +25,7 @@ from ota.models import (
     UpgradeTarget,
 )
 from ota.needs import Answer, Reason
+from ota.upgrades import hours
 
 NO_LIST = (
     "Only a whole list can be kept open: all devices, or those of a model, kind, organization, site or "
@@ -181,6 +182,10 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
     policy = _policy(concerned, preferred, is_list=bool(options.criteria)) | dict(options.policy)
     check(options, policy, now)
+    if options.deadline_at:
+        sites = {task.gateway.site for task in tasks}
+        start = max(options.starts_at or now, now)
+        refuse_closed(Rollout(**policy), sites, start, options.deadline_at)
     _refuse_strangers(options.pilot, tasks)
     numbered, waves_ = _in_waves(tasks, str(policy["waves"]), set(options.pilot))
     asks = _needs_approval(tasks, preferred) or (
@@ -284,6 +289,19 @@ def refuse_deadline(
         raise InvalidPolicy("deadline_at", "The deadline has passed already.")
     if deadline_at and starts_at and deadline_at <= starts_at:
         raise InvalidPolicy("deadline_at", "The deadline is before the start.")
+
+
+def refuse_closed(
+    policy: Policy, sites: Collection[Site | None], start: dt.datetime, deadline: dt.datetime
+) -> None:
+    """Refuses hours that let no command go before the deadline.
+
+    Raises:
+        InvalidPolicy: they open at none of the sites by then.
+    """
+    if sites and not hours.open_in_time(policy, sites, start, deadline):
+        text = "The hours are nowhere long enough before the deadline: nothing would ever start."
+        raise InvalidPolicy("deadline_at", text)
 
 
 def clean(rollout: Rollout, names: Collection[str]) -> None:

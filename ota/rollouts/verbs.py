@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 
+from fleet.models import Site
 from mqtt_bridge import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
@@ -21,6 +22,7 @@ from ota.rollouts.planning import (
     InvalidPolicy,
     clean,
     may_grow,
+    refuse_closed,
     refuse_deadline,
 )
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
@@ -293,12 +295,12 @@ def change(
 
 
 def _refuse_to_open(rollout: Rollout) -> None:
-    """Refuses that devices join where nobody knows which, or where somebody else should decide it."""
+    """Refuses that devices join where nobody knows which, or where a second person has not seen that."""
     criteria = list(rollout.criteria.all())
     if not criteria:
         raise InvalidPolicy("keeps_open", NO_LIST)
-    if rollout.decided_by_id is None and may_grow(criteria):
-        text = "Whoever may join would need approval by a second person: start another rollout."
+    if may_grow(criteria):
+        text = "A second person has to approve who may join: start a rollout that stays open."
         raise InvalidPolicy("keeps_open", text)
 
 
@@ -306,3 +308,17 @@ def _clean(rollout: Rollout, fields: Mapping[str, Any], now: dt.datetime) -> Non
     clean(rollout, fields)
     if {"starts_at", "deadline_at"} & set(fields):
         refuse_deadline(rollout.starts_at, rollout.deadline_at, now)
+    if rollout.deadline_at and _TIMES & set(fields):
+        start = max(rollout.starts_at or now, now)
+        refuse_closed(rollout, _waiting_sites(rollout), start, rollout.deadline_at)
+
+
+_TIMES = {"starts_at", "deadline_at", "windows", "expected_minutes"}
+
+
+def _waiting_sites(rollout: Rollout) -> list[Site | None]:
+    """Where the docks stand that were not sent to yet."""
+    waiting = rollout.tasks.filter(status=TaskStatus.PENDING).order_by()
+    pks = set(waiting.values_list("gateway__site", flat=True).distinct())
+    nowhere: list[Site | None] = [None] if None in pks else []
+    return nowhere + list(Site.objects.filter(pk__in=pks - {None}))

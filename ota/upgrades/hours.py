@@ -3,11 +3,12 @@
 import datetime as dt
 import functools
 import zoneinfo
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from django.conf import settings
 
-from fleet.models import Device
+from fleet.models import Device, Site
 from ota import windows
 from ota.models import Policy, Rollout, UpgradeTask
 
@@ -44,8 +45,20 @@ def closed(task: UpgradeTask, now: dt.datetime) -> str:
 
 def is_open(policy: Policy, dock: Device, now: dt.datetime) -> bool:
     """Whether a policy's hours let a command to a dock go now."""
-    zone = _zone(dock)
+    zone = _zone(dock.site)
     return zone is not None and _outlook(policy.windows, zone, policy.expected_minutes, now).is_open
+
+
+def open_in_time(
+    policy: Policy, sites: Iterable[Site | None], start: dt.datetime, end: dt.datetime
+) -> bool:
+    """Whether a policy's hours let a command go at any of the sites between two moments.
+
+    Also where the zone of none is known: that is told elsewhere.
+    """
+    zones = {zone for zone in map(_zone, sites) if zone}
+    looks = [_outlook(policy.windows, zone, policy.expected_minutes, start) for zone in zones]
+    return not looks or any(look.is_open or (look.opens or end) < end for look in looks)
 
 
 def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
@@ -57,11 +70,10 @@ def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
 
 def zone_of(task: UpgradeTask) -> zoneinfo.ZoneInfo | None:
     """The site's time zone, or the installation's where a dock stands nowhere; None if it is unknown."""
-    return _zone(task.gateway)
+    return _zone(task.gateway.site)
 
 
-def _zone(dock: Device) -> zoneinfo.ZoneInfo | None:
-    site = dock.site
+def _zone(site: Site | None) -> zoneinfo.ZoneInfo | None:
     try:
         return zoneinfo.ZoneInfo(site.time_zone if site else settings.TIME_ZONE)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

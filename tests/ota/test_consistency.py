@@ -82,7 +82,7 @@ def test_what_asks_for_it_is_upgraded_by_the_system(acme: Organization, now: Any
     assert rollout.name.startswith("Consistency upgrades of Acme, ")
     assert (rollout.is_automatic, rollout.created_by, rollout.keeps_open) == (True, None, False)
     first = rollout.events.order_by("pk")[0]
-    assert (first.actor, first.text) == (None, "by the system: 2 docks in 1 waves")
+    assert (first.actor, first.text) == (None, "by the system: 2 docks in 1 wave")
 
 
 def test_it_is_off_unless_the_organization_lets_it(acme: Organization, now: Any) -> None:

@@ -11,12 +11,21 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from fleet.models import Site
+from fleet.models import Device, Site
 from mqtt_bridge import publisher
+from ota import rollouts
 from ota.models import UpgradeTask
+from ota.rollouts import InvalidPolicy
 from ota.states import TaskStatus
 from ota.upgrades import hours, issue
-from tests.make import make_dock, make_listening, make_organization, make_rollout, make_task
+from tests.make import (
+    make_dock,
+    make_listening,
+    make_organization,
+    make_package,
+    make_rollout,
+    make_task,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -192,3 +201,28 @@ def test_a_command_that_was_chosen_before_the_deadline_does_not_leave_after_it(
     task.refresh_from_db()
     assert task.status == TaskStatus.CANCELED
     assert "not issued by the deadline" in task.message
+
+
+def test_a_deadline_before_the_hours_open_is_refused_where_it_is_chosen() -> None:
+    task = make("America/Denver")  # 06:00 there
+    now, dock = utc("2026-06-01 12:00"), Device.objects.filter(pk=task.gateway_id)
+    make_package()
+    task.rollout.tasks.update(status=TaskStatus.OK)
+    options = rollouts.Options(deadline_at=utc("2026-06-02 04:00"), policy={"windows": NIGHT})
+    with pytest.raises(InvalidPolicy, match="nothing would ever start") as refused:
+        rollouts.plan(dock, options, now)
+    assert refused.value.field == "deadline_at"
+    later = options._replace(deadline_at=utc("2026-06-02 04:01"))
+    assert rollouts.plan(dock, later, now).tasks
+
+
+def test_hours_that_do_not_open_before_the_deadline_are_refused_while_it_runs() -> None:
+    task, now = make(deadline_at=utc("2026-06-01 21:00")), utc("2026-06-01 12:00")
+    with pytest.raises(InvalidPolicy, match="nothing would ever start"):
+        rollouts.change(task.rollout, {"windows": "daily 23:30-05:00"}, now)
+    assert rollouts.change(task.rollout, {"windows": "daily 22:30-05:00"}, now)
+
+
+def test_a_site_whose_zone_nobody_knows_is_no_reason_to_refuse_a_deadline() -> None:
+    task, now = make("Atlantis/Capital"), utc("2026-06-01 12:00")
+    assert rollouts.change(task.rollout, {"deadline_at": utc("2026-06-01 13:00")}, now)

@@ -395,6 +395,9 @@ def test_what_nobody_approved_is_not_opened_later(acme: Organization, now: Any) 
     OrganizationPolicy.objects.create(organization=acme, approval_above=50)
     with pytest.raises(InvalidPolicy, match="second person"):
         rollouts.change(rollout, {"keeps_open": True}, now)
+    Rollout.objects.update(decided_by=make_person("Administrators"))  # who saw a fixed list
+    with pytest.raises(InvalidPolicy, match="second person"):
+        rollouts.change(rollout, {"keeps_open": True}, now)
 
 
 def test_a_clone_stays_open_for_its_models_and_organizations(acme: Organization, now: Any) -> None:

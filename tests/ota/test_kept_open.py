@@ -139,21 +139,39 @@ def kept_open(acme: Organization) -> Rollout:
     return rollout
 
 
+def page_of(rollout: Rollout) -> str:
+    return reverse("admin:ota_rollout_change", args=[rollout.pk])
+
+
 def test_the_page_says_that_it_stays_open_and_closes_it(
     operator: Client, acme: Organization
 ) -> None:
     rollout = kept_open(acme)
-    address = reverse("admin:ota_rollout_change", args=[rollout.pk])
-    page = text(operator.get(address))
+    page = text(operator.get(page_of(rollout)))
     assert "It stays open: devices that come to match join its last wave" in page
     assert "every device of Acme" in page
     pressed = operator.post(reverse("admin:ota_rollout_close", args=[rollout.pk]))
     assert "Closed: nobody joins any more." in told(pressed)
     rollout.refresh_from_db()
     assert not rollout.keeps_open
-    assert "It stays open" not in text(operator.get(address))
+    assert "It stays open" not in text(operator.get(page_of(rollout)))
     again = operator.post(reverse("admin:ota_rollout_close", args=[rollout.pk]))
     assert "It does not stay open." in told(again)
+
+
+def test_a_list_that_was_fixed_is_kept_open_on_its_page(
+    operator: Client, acme: Organization
+) -> None:
+    rollout = kept_open(acme)
+    Rollout.objects.update(keeps_open=False)
+    assert "Keep it open" in text(operator.get(page_of(rollout)))
+    pressed = operator.post(reverse("admin:ota_rollout_keep-open", args=[rollout.pk]))
+    assert "It stays open: devices that come to match" in told(pressed)
+    rollout.refresh_from_db()
+    assert rollout.keeps_open
+    rollout.criteria.all().delete()
+    Rollout.objects.update(keeps_open=False)
+    assert "Keep it open" not in text(operator.get(page_of(rollout)))
 
 
 def test_the_page_counts_docks_that_another_upgrade_has(
@@ -165,7 +183,7 @@ def test_the_page_counts_docks_that_another_upgrade_has(
     rollout.offers.create(
         model=make_model("3-2-0"), version=package.version, number=package.version_number
     )
-    page = text(operator.get(reverse("admin:ota_rollout_change", args=[rollout.pk])))
+    page = text(operator.get(page_of(rollout)))
     assert "1 dock that matches is in another upgrade now and joins after it" in page
 
 
