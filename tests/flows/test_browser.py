@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from ota import live
 from ota.models import Rollout, UpgradeTask
@@ -25,7 +25,7 @@ def operator(transactional_db: None) -> User:
     return make_person("Operators", password=PASSWORD)
 
 
-PAPER = {"width": 720, "height": 1020}  # A4 between its margins, in pixels of CSS
+PAPER: ViewportSize = {"width": 720, "height": 1020}  # A4 between its margins, in pixels of CSS
 PLACES = """(heads) => heads.map((head) => {
   const style = getComputedStyle(head.querySelector("th"));
   return [getComputedStyle(head).position, style.color];
