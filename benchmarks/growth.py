@@ -33,9 +33,10 @@ class Costs(NamedTuple):
     worker: float = 0.0
 
 
-# Measured on two cores of an AMD EPYC that others used as well, so rather too high than too low.
-OSD = Costs(broker=7, bridge=100, database=4)
-REPORT = Costs(broker=10, bridge=100, database=60)
+# Measured on two cores of an AMD EPYC that others used as well, so rather too high than too low;
+# of osd in batches of 400, as busy bridges take them. In batches of 40 it is three times as much.
+OSD = Costs(broker=9, bridge=160, database=40)
+REPORT = Costs(broker=10, bridge=160, database=60)
 COMMAND = Costs(broker=10, bridge=100, database=150, worker=250)
 TICKS = 0.05  # cores of the workers, also while nothing is to do
 LINE = 330  # bytes in PostgreSQL, with indexes

@@ -9,6 +9,7 @@ process may have grown, and what docks and database have counted has to agree.
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import os
 import random
@@ -122,9 +123,10 @@ class Stage:
             # The last one has time to end.
             at = plan.seconds * number / plan.rollouts
             deeds += [(at, lambda number=number: self._roll_out(number)), (at, self._age)]
-        for number in range(plan.kills):
+        turns = itertools.cycle(chance.sample(sorted(self.parts), len(self.parts)))
+        for number, name in enumerate(itertools.islice(turns, plan.kills)):
             at = plan.seconds / 2 * (number + chance.random()) / plan.kills
-            deeds.append((at, lambda: self._kill(chance.choice(sorted(self.parts)))))
+            deeds.append((at, lambda name=name: self._kill(name)))
         return sorted(deeds, key=lambda deed: deed[0])
 
     def _look(self) -> None:
