@@ -143,7 +143,7 @@ def forget_news() -> None:
 @shared_task
 def fold_history() -> None:
     """Adds up progress reports that are old; some steps at a time."""
-    if folded := folding.fold(timezone.now()):
+    if folded := folding.fold(timezone.now(), lambda: bool(_is_ending.value)):
         logger.info("%d old progress reports were folded", folded)
 
 

@@ -6,7 +6,7 @@ is: who did what, the commands and their replies, each change of status with its
 
 import datetime as dt
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from django.conf import settings
@@ -30,13 +30,16 @@ class _Group(NamedTuple):
     result: int
 
 
-def fold(now: dt.datetime) -> int:
-    """Folds what is old enough, some steps of it; returns how many lines that were."""
+def fold(now: dt.datetime, is_ending: Callable[[], bool] = bool) -> int:
+    """Folds what is old enough, some steps of it; returns how many lines that were.
+
+    ``is_ending`` tells whether the process is to end: the rest has time until the next minute.
+    """
     folded = 0
     for _ in range(STEPS):
         found = step(now)
         folded += found
-        if found < AT_ONCE:
+        if found < AT_ONCE or is_ending():
             break
         time.sleep(PAUSE)
     return folded

@@ -108,6 +108,13 @@ def test_a_long_history_is_folded_step_by_step() -> None:
     assert totals(task) == [("in_progress", 0, folding.AT_ONCE + 5, 0)]
 
 
+def test_a_worker_that_is_to_end_leaves_the_rest_to_the_next() -> None:
+    task = old_task()
+    report_often(task, folding.AT_ONCE + 5)
+    assert folding.fold(NOW, is_ending=lambda: True) == folding.AT_ONCE
+    assert task.events.count() == 5
+
+
 def test_a_step_that_is_killed_loses_nothing_and_counts_nothing_twice() -> None:
     task = old_task()
     report_often(task, 3)
