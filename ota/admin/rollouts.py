@@ -206,9 +206,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
         "may_stay_open": rollout.criteria.exists(),
-        "held_elsewhere": rollouts.held_elsewhere(rollout, timezone.now())
-        if rollout.keeps_open
-        else 0,
+        "held": rollouts.held_back(rollout, timezone.now()) if rollout.keeps_open else None,
         "next_wave": closed.values_list("number", flat=True).first(),
         "attention": attention,
         "parked": [(task, rows.note(task, rollout)) for task in parked],

@@ -3,7 +3,7 @@
 from ota.rollouts import consistency
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
-from ota.rollouts.joining import held_elsewhere, join
+from ota.rollouts.joining import Held, held_back, join
 from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch
 from ota.rollouts.planning import (
     FIELDS,
@@ -34,6 +34,7 @@ from ota.rollouts.verbs import (
 __all__ = [
     "FIELDS",
     "Excluded",
+    "Held",
     "InvalidPolicy",
     "NotPossible",
     "NothingToUpgrade",
@@ -55,7 +56,7 @@ __all__ = [
     "deny",
     "dismiss",
     "finish",
-    "held_elsewhere",
+    "held_back",
     "join",
     "launch",
     "open_next_wave",

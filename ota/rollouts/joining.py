@@ -8,7 +8,8 @@ database refuses anyway, nor whose last failure nobody has looked at.
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
@@ -30,6 +31,7 @@ from ota.rollouts.launching import store_tasks
 from ota.rollouts.planning import PlannedTask, planned
 
 NAMED = 10  # docks that a line of the history names
+MOST = 500  # docks that join a rollout at once; the next look goes on
 
 
 def join(now: dt.datetime) -> None:
@@ -49,12 +51,24 @@ def join(now: dt.datetime) -> None:
         _join(rollouts[pk], answers, now)
 
 
-def held_elsewhere(rollout: Rollout, now: dt.datetime) -> int:
-    """How many docks would join a rollout, had they no other open upgrade; one query."""
+class Held(NamedTuple):
+    """How many docks would join a rollout, had they no other open upgrade, or no failure that needs somebody."""
+
+    busy: int = 0
+    failed: int = 0
+
+
+def held_back(rollout: Rollout, now: dt.datetime) -> Held:
+    """What keeps docks from joining a rollout that stays open; three queries."""
     if not _open(now).filter(pk=rollout.pk).exists():
-        return 0
-    held = _matching([rollout.pk]).filter(_has_task())
-    return held.order_by().values("takes_commands").distinct().count()
+        return Held()
+    matching = _matching([rollout.pk])
+    failed = matching.filter(~_has_task(), _has_failed())
+    return Held(_docks(matching.filter(_has_task())), _docks(failed))
+
+
+def _docks(devices: QuerySet[Any]) -> int:
+    return devices.order_by().values("takes_commands").distinct().count()
 
 
 def _open(now: dt.datetime) -> QuerySet[Rollout]:
@@ -116,9 +130,13 @@ def _fits(whose: str) -> Q:
 
 def _free(devices: QuerySet[Any]) -> QuerySet[Any]:
     """Those whose dock has nothing open, and no failure that waits for somebody."""
-    failed = UpgradeTask.objects.needing_attention().filter(gateway=OuterRef("takes_commands"))
-    free = devices.filter(~_has_task(), ~Exists(failed)).order_by("joins", "sn")
+    free = devices.filter(~_has_task(), ~_has_failed()).order_by("joins", "sn")
     return free.select_related("model", "organization", "site", "gateway__model", "gateway__site")
+
+
+def _has_failed() -> Exists:
+    failed = UpgradeTask.objects.needing_attention().filter(gateway=OuterRef("takes_commands"))
+    return Exists(failed)
 
 
 def _has_task() -> Exists:
@@ -154,7 +172,7 @@ def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
         gateway = needs.gateway_of(answer.device)
         if gateway and answer.device.pk not in there and gateway.organization_id not in barred:
             by_gateway[gateway.pk].append(answer)
-    return [planned(found) for found in by_gateway.values()]
+    return [planned(found) for found in islice(by_gateway.values(), MOST)]
 
 
 def _asking() -> set[int]:

@@ -12,7 +12,7 @@ from fleet.models import Device, DeviceModel, Organization, Site
 from ota import rollouts
 from ota.models import Criterion, OrganizationPolicy, Rollout, UpgradeTask
 from ota.models.rollouts import RolloutEvent
-from ota.rollouts import InvalidPolicy, Options
+from ota.rollouts import InvalidPolicy, Options, joining
 from ota.states import RolloutStatus, TaskStatus
 from tests.make import (
     NEW,
@@ -197,6 +197,7 @@ def test_what_failed_elsewhere_joins_when_somebody_has_looked(acme: Organization
     dock = make_dock(organization=acme)
     failed = make_task(dock, status=TaskStatus.FAILED)
     assert joined(rollout) == []
+    assert rollouts.held_back(rollout, now) == (0, 1)
     rollouts.dismiss(failed.rollout, now)
     assert joined(rollout) == [dock]
 
@@ -212,8 +213,8 @@ def test_of_two_that_want_a_dock_one_gets_it_and_the_other_tells(
     assert UpgradeTask.objects.filter(gateway=extra).count() == 1
     taken = UpgradeTask.objects.get(gateway=extra).rollout
     other = second if taken == first else first
-    assert rollouts.held_elsewhere(other, now) == 1
-    assert rollouts.held_elsewhere(taken, now) == 0
+    assert rollouts.held_back(other, now) == (1, 0)
+    assert rollouts.held_back(taken, now) == (0, 0)
 
 
 def test_what_a_list_named_and_is_gone_lets_nobody_join(acme: Organization, now: Any) -> None:
@@ -271,6 +272,15 @@ def test_joining_costs_the_same_for_few_and_for_many_docks(acme: Organization, n
     launch(many, now)
     make_many(many, 40)
     assert cost(now) == few
+
+
+def test_of_very_many_some_join_with_the_next_look(
+    acme: Organization, now: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "MOST", 3)
+    rollout = launch(acme, now)
+    make_many(acme, 5)
+    assert [len(joined(rollout)), len(joined(rollout)), len(joined(rollout))] == [3, 5, 5]
 
 
 # How it ends

@@ -6,11 +6,12 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from fleet.models import Device, Organization, Site
 from fleet.selection import Selection
 from ota.admin import criteria
-from ota.models import Criterion, OrganizationPolicy, Rollout
+from ota.models import Criterion, OrganizationPolicy, Rollout, UpgradeTask
 from tests.calls import Run, refusal
 from tests.make import (
     NEW,
@@ -185,6 +186,9 @@ def test_the_page_counts_docks_that_another_upgrade_has(
     )
     page = text(operator.get(page_of(rollout)))
     assert "1 dock that matches is in another upgrade now and joins after it" in page
+    UpgradeTask.objects.filter(gateway=dock).update(status="failed", finished_at=timezone.now())
+    page = text(operator.get(page_of(rollout)))
+    assert "1 dock that matches joins once somebody has retried or dismissed its last" in page
 
 
 # The commands
