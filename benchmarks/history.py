@@ -27,6 +27,7 @@ TOPIC = "history"
 FEW, MANY = 100_000, 1_000_000
 LINES = 100  # of a task
 BATCH, BATCHES = 500, 20
+STEPS, TURNS = 50, 5  # of folding in a turn
 RARE = 10  # one line in so many is none of progress, as a status or a command
 
 _FILL = {
@@ -100,7 +101,7 @@ class History:
         self.first, self.lines = first.pk, 0
         fields = {f.attname: getattr(first, f.attname) for f in UpgradeTask._meta.concrete_fields}
         fields.pop("id")
-        number = lines // LINES + BATCH
+        number = (lines + (TURNS + 1) * STEPS * folding.AT_ONCE) // LINES + BATCH
         bulk.insert(UpgradeTask(**fields | {"bid": str(uuid.uuid4())}) for _ in range(number))
         # Half of them are old enough to be folded.
         span = settings.EVENT_DAYS * 2 * 86400
@@ -171,7 +172,7 @@ class History:
     def folding(self, database: str, size: Size) -> Iterable[Result]:
         """Steps of folding, how long the longest holds its locks, and what is left of the room."""
         before = self._room()
-        seconds = self._steps(5 if size is Size.SMALL else 100)
+        seconds = self._steps(5 if size is Size.SMALL else STEPS)
         rate = folding.AT_ONCE / median(seconds)
         yield Result(
             TOPIC,
@@ -221,8 +222,8 @@ class History:
 
     def _turnover(self, before: float) -> Result:
         """As many lines come as go: how much room the table takes in the end."""
-        for _ in range(5):
-            count = len(self._steps(100)) * folding.AT_ONCE
+        for _ in range(TURNS):
+            count = len(self._steps(STEPS)) * folding.AT_ONCE
             self.fill(self.lines + count)
             with connection.cursor() as cursor:
                 cursor.execute("VACUUM ota_taskevent")  # what the server does by itself
