@@ -37,7 +37,7 @@ IS_LARGE = DOCKS >= 500
 KILLS = 10 if IS_LARGE else 4
 SEED = int(os.environ.get("STORY_SEED") or random.randrange(1_000_000))  # noqa: S311
 MOST_FAILED = max(4, DOCKS // 50)
-PATIENCE = 60 + DOCKS  # s for each stage, on a busy machine
+PATIENCE = 180 + DOCKS  # s for each stage, on a busy machine
 
 pytestmark = [
     pytest.mark.services,
