@@ -11,7 +11,7 @@ from playwright.sync_api import Page, ViewportSize, expect
 from ota import live
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.browser import PASSWORD, log_in
+from tests.browser import PASSWORD, enter, log_in
 from tests.flows.conftest import Story
 from tests.make import make_rollout, make_task
 from tests.people import make_person
@@ -80,7 +80,7 @@ def test_a_page_that_lost_its_server_says_so_and_shows_the_new_state_when_it_is_
 ) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, percent=10)
     web = processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.goto(f"{processes.web_url}/admin/ota/rollout/{task.rollout_id}/change/")
     expect(page.locator("progress[value='10']")).to_be_visible()
     web.kill9()
@@ -96,7 +96,7 @@ def test_a_page_that_was_idle_for_longer_than_redis_waits_still_hears_of_changes
 ) -> None:
     task = make_task(rollout=make_rollout(), status=TaskStatus.IN_PROGRESS, percent=10)
     processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.goto(f"{processes.web_url}/admin/ota/rollout/{task.rollout_id}/change/")
     expect(page.locator("progress[value='10']")).to_be_visible()
     page.wait_for_timeout(7_000)  # the idleness is the very thing; redis' socket timeout is 5 s
@@ -110,6 +110,6 @@ def test_a_viewer_sees_no_upgrade_action(
 ) -> None:
     make_task()
     processes.web()
-    log_in(page, processes.web_url, make_person("Viewers", password=PASSWORD))
+    enter(page, processes.web_url, make_person("Viewers"))
     page.get_by_role("link", name="Devices").first.click()
     assert "Upgrade firmware" not in json.dumps(page.locator("option").all_inner_texts())

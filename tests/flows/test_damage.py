@@ -13,7 +13,7 @@ from ota import packages, storage
 from ota.models import FirmwarePackage, Rollout
 from ota.states import PackageState, TaskStatus
 from simulator.packages import SERIES, build
-from tests.browser import PASSWORD, log_in
+from tests.browser import enter
 from tests.make import make_dock, make_rollout, make_task
 from tests.people import make_person
 from tests.processes import Processes, eventually
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(500)]
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    return make_person("Operators", password=PASSWORD)
+    return make_person("Operators")
 
 
 def damage(package: FirmwarePackage) -> None:
@@ -47,7 +47,7 @@ def test_a_damaged_file_is_not_sent_and_pauses_its_rollout_until_it_is_mended(
     processes.bridge()
     for start in (processes.worker, processes.beat):
         start(OFFLINE_AFTER_SECONDS="600")
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.goto(f"{processes.web_url}/admin/ota/rollout/{rollout.pk}/change/")
     expect(page.locator("tr[data-task]")).to_contain_text("Waits: the dock")
 
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_not_sent_and_pauses_its_rollout_until_it_is_mended(
 def test_an_operator_pauses_and_resumes(processes: Processes, page: Page, operator: User) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS)
     processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.goto(f"{processes.web_url}/admin/ota/rollout/{task.rollout_id}/change/")
     page.get_by_text("Pause", exact=True).click()
     page.get_by_role("button", name="Pause it").click()

@@ -5,7 +5,7 @@ from playwright.sync_api import Page, expect
 
 from ota.models import FirmwarePackage
 from ota.states import PackageState
-from tests.browser import PASSWORD, log_in
+from tests.browser import enter
 from tests.make import make_package
 from tests.people import make_person
 from tests.processes import Processes
@@ -24,7 +24,7 @@ def package(transactional_db: None) -> FirmwarePackage:
 def opened(page: Page, processes: Processes, package: FirmwarePackage) -> Page:
     """The package's page, as an administrator sees it."""
     processes.web()
-    log_in(page, processes.web_url, make_person("Administrators", password=PASSWORD))
+    enter(page, processes.web_url, make_person("Administrators"))
     page.goto(f"{processes.web_url}/admin/ota/firmwarepackage/{package.pk}/change/")
     expect(page.get_by_text(READING)).to_be_visible()
     return page

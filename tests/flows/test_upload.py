@@ -13,7 +13,7 @@ from ota import storage
 from ota.models import FirmwarePackage, ProductCode, Upload
 from ota.states import PackageState
 from simulator.packages import build
-from tests.browser import PASSWORD, log_in
+from tests.browser import PASSWORD, enter, log_in
 from tests.cable import Cable
 from tests.make import make_model
 from tests.people import make_person
@@ -58,7 +58,7 @@ def test_an_upload_goes_on_after_cuts_and_arrives_whole(
     processes.web()
     processes.worker()
     with Cable(processes.web_port, cuts=[11 * MB, 29 * MB]) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         page.click("#package-add")  # goes by itself at the end
         page.wait_for_url("**/change/")
@@ -77,7 +77,7 @@ def test_an_upload_goes_on_in_a_new_page_where_it_stopped(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 45)
         page.goto("about:blank")
@@ -99,7 +99,7 @@ def test_bytes_go_straight_to_the_bucket_and_go_on_in_a_new_page(
         processes.environment["STORAGE_URL"] = f"s3://fleet/library?endpoint={cable.url}"
         processes.web()
         processes.worker()
-        log_in(page, processes.web_url, administrator)
+        enter(page, processes.web_url, administrator)
         choose(page, processes.web_url, zip_40)
         percent_reaches(page, 45)
         page.goto("about:blank")
@@ -118,7 +118,7 @@ def test_a_server_that_was_killed_is_waited_for(
 ) -> None:
     web = processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 30)
         web.kill9()
@@ -136,7 +136,7 @@ def test_an_upload_pauses_goes_on_and_is_canceled(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=10 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 25)
         page.get_by_role("button", name="Pause").click()
@@ -153,7 +153,7 @@ def test_who_was_logged_out_is_told_and_goes_on_after_a_login(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 25)
         Session.objects.all().delete()
@@ -167,7 +167,7 @@ def test_a_file_over_the_limit_is_refused_in_words(
     processes: Processes, page: Page, administrator: User, zip_40: Path
 ) -> None:
     processes.web(UPLOAD_LIMIT_GB="0.01")
-    log_in(page, processes.web_url, administrator)
+    enter(page, processes.web_url, administrator)
     choose(page, processes.web_url, zip_40)
     expect(page.get_by_role("alert")).to_contain_text("40.0 MB; at most 10.2 MB are taken")
     expect(page.get_by_text("Choose a package")).to_be_visible()
