@@ -13,7 +13,7 @@ from tests.processes import ROOT
 pytestmark = [
     pytest.mark.services,
     pytest.mark.usefixtures("uncounted"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 

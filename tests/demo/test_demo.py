@@ -15,7 +15,7 @@ from demo import checks, ports
 from tests.processes import Running, eventually, group_members
 from tests.servers import Server
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 BARE = dict.fromkeys(("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MQTT_URL", "STORAGE_URL"), "")
 BARE |= dict.fromkeys(("PUBLIC_URL", "FIRMWARE_URL", "DJI_APP_LICENSE"), "")

@@ -17,7 +17,7 @@ from tests.make import make_rollout, make_task
 from tests.people import make_person
 from tests.processes import Processes
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.make import make_dock, make_rollout, make_task
 from tests.people import make_person
 from tests.processes import Processes, eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.make import make_package
 from tests.people import make_person
 from tests.processes import Processes
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 READING = "Its bytes are being read."
 

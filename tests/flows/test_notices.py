@@ -15,7 +15,7 @@ from tests.people import make_person
 from tests.processes import Processes, eventually
 from tests.receivers import MailServer, Receiver
 
-pytestmark = [pytest.mark.services, pytest.mark.everywhere, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.services, pytest.mark.everywhere, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

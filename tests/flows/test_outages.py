@@ -27,7 +27,7 @@ from tests.make import NEW, envelope
 from tests.processes import ROOT, Processes, Running, eventually
 from tests.servers import Server
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 DOCKS = 12
 LOST = "terminal-lost"  # so that some docks end an upgrade without a broker

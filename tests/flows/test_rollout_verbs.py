@@ -16,7 +16,7 @@ from tests.make import make_dock, make_package, make_rollout, make_task, make_wa
 from tests.people import make_person
 from tests.processes import Processes
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 S, R = TaskStatus, Rollout.Status
 

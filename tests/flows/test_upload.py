@@ -19,7 +19,7 @@ from tests.make import make_model
 from tests.people import make_person
 from tests.processes import Processes, eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 MB = 1 << 20
 ADD = "/admin/ota/firmwarepackage/add/"
