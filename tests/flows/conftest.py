@@ -70,11 +70,6 @@ def docks_say(simulator: Running) -> dict[str, int]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def at_full_speed(uncounted: None) -> None:
-    """What stories pass through is covered by tests that are closer to it."""
-
-
 @pytest.fixture
 def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
     """Starts bridge, worker, beat and firmware server; keyword arguments are their environment."""
