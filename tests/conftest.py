@@ -19,6 +19,7 @@ from pytest_django import Settings
 from config import env
 from config.celery import app as celery_app
 from demo import ports
+from fleet import telemetry
 from mqtt_bridge import publisher
 from tests import servers
 from tests.docks import Wire
@@ -193,6 +194,12 @@ def database_url(transactional_db: None) -> str:
     if connection.vendor == "sqlite":
         return f"sqlite:///{values['NAME']}"
     return f"postgres://{values['USER']}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_compared() -> None:
+    """What the bridge compared with the database of another test is not known in this one."""
+    telemetry.forget(list(telemetry.compared))
 
 
 # Our own processes.
