@@ -1,7 +1,7 @@
 """The figures for Prometheus: what the processes counted together, and what the database holds now."""
 
 import datetime as dt
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import redis
@@ -16,7 +16,7 @@ from fleet.models import Device
 from mqtt_bridge import metrics
 from mqtt_bridge.metrics import Sample
 from mqtt_bridge.models import BridgeSession
-from ota.models import FirmwarePackage, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, UpgradeTask
 from ota.states import PackageState, TaskStatus
 
 PREFIX = "fleet_ota_"
@@ -110,8 +110,7 @@ def _stored() -> Iterator[Metric]:
 
 
 def _standing(now: dt.datetime) -> Iterator[Metric]:
-    tasks = UpgradeTask.objects.order_by().values_list("status").annotate(Count("pk"))
-    yield _shares("tasks", "Upgrade tasks by status.", "status", TaskStatus.values, dict(tasks))
+    yield _shares("tasks", "Upgrade tasks by status.", "status", TaskStatus.values, _tasks())
     devices = Device.objects.order_by().values_list("presence").annotate(Count("pk"))
     presences = Device.Presence.values
     yield _shares("devices", "Devices by presence.", "presence", presences, dict(devices))
@@ -126,6 +125,15 @@ def _standing(now: dt.datetime) -> Iterator[Metric]:
     yield _gauge("damaged_packages", "Packages whose file is damaged at present.", damaged)
     is_heard = BridgeSession.objects.listening_since(now) is not None
     yield _gauge("bridge_up", "Whether a bridge is connected to the broker.", is_heard)
+
+
+def _tasks() -> dict[str, int]:
+    """By status; those of rollouts that have ended were counted then, however many there are by now."""
+    ended = Rollout.objects.exclude(finished_at=None).order_by()
+    found = Counter(UpgradeTask.objects.filter(rollout__finished_at=None).shares())
+    for counts in ended.values_list("final_counts", flat=True):
+        found.update(counts or {})
+    return found
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

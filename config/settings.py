@@ -153,6 +153,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60},
     },
+    "look_at_rows": {
+        "task": "config.tasks.look_at_rows",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
     "forget_sessions": {
         "task": "config.tasks.forget_sessions",
         "schedule": 3600.0,
@@ -194,6 +199,7 @@ RETRIES = env.integer("OTA_RETRIES", 2, least=0, most=100)
 RETRY_PAUSE = env.number("OTA_RETRY_PAUSE_SECONDS", 5 * 60, least=1)
 WAIT_RETRIES = env.integer("OTA_WAIT_RETRIES", 8, least=0, most=100)
 WAIT_PAUSE = env.number("OTA_WAIT_PAUSE_SECONDS", 60, least=1)
+ROLLOUT_MOST_DEVICES = env.integer("ROLLOUT_MOST_DEVICES", 25_000, least=1, most=1_000_000)
 SYSTEM_LIMIT_IN_FLIGHT = env.integer("SYSTEM_LIMIT_IN_FLIGHT", 0, least=0, most=1_000_000)
 LIMIT_IN_FLIGHT = env.integer("ROLLOUT_LIMIT_IN_FLIGHT", 20, least=1, most=100_000)
 # Longer than any broker keeps a message: one that comes again has to find its line.

@@ -6,7 +6,8 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
@@ -15,13 +16,14 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import action
 
 from fleet import binding, words
 from fleet.forms import AdoptForm, DeviceForm, SiteForm
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
+from fleet.paging import KeyPaginator, PagedChangeList
 from fleet.selection import Selection
 
 if TYPE_CHECKING:
@@ -56,7 +58,11 @@ class OrganizationAdmin(ModelAdmin[Organization]):
     warn_unsaved_form = True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Organization]:
-        return super().get_queryset(request).annotate(device_count=Count("devices"))
+        counts = (
+            Device.objects.filter(organization=OuterRef("pk")).order_by().values("organization")
+        )
+        count = Subquery(counts.values(count=Count("*")), output_field=IntegerField())
+        return super().get_queryset(request).annotate(device_count=Coalesce(count, 0))
 
     @admin.display(description="devices", ordering="device_count")
     def devices(self, organization: Organization) -> SafeString:
@@ -96,7 +102,7 @@ class SiteAdmin(ModelAdmin[Site]):
     form = SiteForm
     list_display = ["name", "organization", "time_zone"]
     list_select_related = ["organization"]
-    list_filter = [("organization", OneOfFilter)]
+    list_filter = [("organization", AutocompleteSelectFilter)]
     list_filter_submit = True
     search_fields = ["name"]
     autocomplete_fields = ["organization"]
@@ -153,14 +159,17 @@ class DeviceAdmin(ModelAdmin[Device]):
     list_filter = [
         ("model__kind", ChoicesDropdownFilter),
         ("model", OneOfFilter),
-        ("organization", OneOfFilter),
-        ("site", OneOfFilter),
+        ("organization", AutocompleteSelectFilter),
+        ("site", AutocompleteSelectFilter),
         ("presence", ChoicesDropdownFilter),
         ClaimedFilter,
     ]
     list_filter_submit = True
     list_fullwidth = True
     list_per_page = 50
+    paginator = KeyPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     search_fields = ["sn", "callsign"]
     search_help_text = "Serial number or callsign"
     actions = ["adopt"]
@@ -183,6 +192,9 @@ class DeviceAdmin(ModelAdmin[Device]):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
+        return PagedChangeList
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Deleting is the last of them, not the first."""

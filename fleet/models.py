@@ -134,6 +134,14 @@ class DeviceQuerySet(models.QuerySet["Device"]):
         """Has what waits for these devices looked at anew: something about them was changed here."""
         self.update(changed_at=now)
 
+    def named(self, text: str) -> Self:
+        """Those whose serial number or callsign has each of the words in it."""
+        found = self
+        for word in text.split():
+            has_word = models.Q(sn__icontains=word) | models.Q(callsign__icontains=word)
+            found = found.filter(has_word)
+        return found
+
     def with_aircraft(self) -> Self:
         """These devices and the aircraft behind those that are docks."""
         chosen = self.values("pk")

@@ -34,6 +34,12 @@ def number(text: str) -> int | None:
         return None
 
 
+def text(number: int) -> str:
+    """The version of a ``number``, in canonical form."""
+    digits = f"{number:08d}"
+    return f"{digits[:2]}.{digits[2:4]}.{digits[4:]}"
+
+
 def reported(text: str) -> str:
     """What a device reports, in canonical form where it has one, else as it is."""
     try:

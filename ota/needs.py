@@ -8,7 +8,7 @@ the modules right too. "Up to date" is equality; a lower target is a downgrade a
 import datetime as dt
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from django.conf import settings
@@ -17,7 +17,7 @@ from django.db.models import Count, Q, QuerySet
 from fleet import versions
 from fleet.models import Device, DeviceModel
 from mqtt_bridge.models import BridgeSession
-from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget
+from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget, UpgradeTask
 from ota.states import OPEN, PackageState
 
 LOW_BATTERY = 20  # percent; the device refuses at or below it (312704)
@@ -100,26 +100,37 @@ class Library:
         return [found[number] for number in sorted(found, reverse=True)]
 
 
-class Situation:
-    """What several devices' answers share, read once: five queries."""
+# Up to so many docks are named in a query; for more all that is open is read, which is not much more.
+NAMED = 500
 
-    def __init__(self, now: dt.datetime) -> None:
+
+class Situation:
+    """What the answers for some docks, or for all, and for what is behind them share; six queries."""
+
+    def __init__(self, now: dt.datetime, docks: Collection[int] | None = None) -> None:
+        among = None if docks is None or len(docks) > NAMED else docks
         self.now = now
         self.library = Library()
         self.is_heard = BridgeSession.objects.listening_since(now) is not None
-        self.foreign = set(
-            ForeignUpgrade.objects.filter(finished_at=None).values_list("gateway_id", flat=True)
-        )
+        foreign = ForeignUpgrade.objects.filter(_among("gateway", among), finished_at=None)
+        self.foreign = set(foreign.values_list("gateway_id", flat=True))
+        opened = UpgradeTask.objects.open().filter(_among("gateway", among)).order_by()
+        self.opened = set(opened.values_list("gateway_id", flat=True))
         # What open tasks upgrade: by device the tasks, for an aircraft may have changed its dock.
         self.tasks: defaultdict[int, set[int]] = defaultdict(set)
-        self.opened: set[int] = set()
-        opened = UpgradeTarget.objects.filter(task__status__in=OPEN)
-        for device, task, gateway in opened.values_list("device_id", "task_id", "task__gateway_id"):
+        targets = UpgradeTarget.objects.filter(task__status__in=OPEN).order_by()
+        if among is not None:
+            behind = Device.objects.filter(Q(pk__in=among) | Q(gateway__in=among))
+            targets = targets.filter(device__in=behind.order_by().values("pk"))
+        for device, task in targets.values_list("device_id", "task_id"):
             self.tasks[device].add(task)
-            self.opened.add(gateway or 0)
         self.in_use: defaultdict[int, list[Device]] = defaultdict(list)
-        for aircraft in _aircraft_in_use():
+        for aircraft in _aircraft_in_use().filter(_among("gateway", among)):
             self.in_use[aircraft.gateway_id or 0].append(aircraft)
+
+
+def _among(name: str, docks: Collection[int] | None) -> Q:
+    return Q() if docks is None else Q(**{f"{name}__in": docks})
 
 
 def _aircraft_in_use() -> QuerySet[Device]:
@@ -157,14 +168,14 @@ def assess(
     to: str = "",
     allow_downgrade: bool = False,
 ) -> list[Answer]:
-    """The answer for each device; six queries at most, whatever their number."""
+    """The answer for each device; seven queries at most, whatever their number."""
     if isinstance(devices, QuerySet):
         devices = list(
             devices.select_related(
                 "model", "organization", "site", "gateway__model", "gateway__site"
             )
         )
-    situation = Situation(now)
+    situation = Situation(now, docks_of(devices))
     number = versions.number(to) if to else None
     return [answer(device, situation, number, allow_downgrade) for device in devices]
 
@@ -211,6 +222,11 @@ def gateway_of(device: Device) -> Device | None:
     if device.is_dock:
         return device
     return device.gateway if device.gateway and device.gateway.is_dock else None
+
+
+def docks_of(devices: Iterable[Device]) -> set[int]:
+    """The keys of the docks that take commands for the devices."""
+    return {dock.pk for device in devices if (dock := gateway_of(device))}
 
 
 def _never(device: Device) -> Reason | None:
@@ -349,7 +365,8 @@ def combinations(devices: QuerySet[Device]) -> list[Combination]:
     """The combinations among the devices with their need; two queries, whatever their number."""
     library = Library()
     keys = ("model_id", "firmware_number", "compatible_status")
-    rows = devices.order_by().values_list(*keys).annotate(devices=Count("pk"))
+    # Of rows and not of a column, so that an index alone answers.
+    rows = devices.order_by().values_list(*keys).annotate(devices=Count("*"))
     return [
         Combination(model, number, compatible, count, need(library, model, number, compatible)[0])
         for model, number, compatible, count in rows
@@ -357,13 +374,28 @@ def combinations(devices: QuerySet[Device]) -> list[Combination]:
 
 
 def having(devices: QuerySet[Device], *wanted: Need) -> QuerySet[Device]:
-    """Those of the devices that have one of the needs; by the same table as ``assess``."""
+    """Those of the devices that have one of the needs: the table of ``need`` as a condition.
+
+    It comes from the library alone, so that it is as long with many devices as with few.
+    """
+    by_number: defaultdict[int, list[int]] = defaultdict(list)
+    for model_id, package in Library().by_model().items():
+        by_number[package.version_number].append(model_id)
     condition = Q(pk__in=[])
-    for found in combinations(devices):
-        if found.need in wanted:
-            condition |= Q(
-                model_id=found.model_id,
-                firmware_number=found.firmware_number,
-                compatible_status=found.compatible_status,
-            )
+    for number, models in by_number.items():
+        is_compared = Q(model__in=models, firmware_number__gt=0)
+        for need_ in _COMPARED.keys() & set(wanted):
+            condition |= is_compared & _COMPARED[need_](number)
+    if Need.UNKNOWN in wanted:
+        with_package = [model for models in by_number.values() for model in models]
+        condition |= Q(firmware_number=None) | Q(firmware_number=0) | ~Q(model__in=with_package)
     return devices.filter(condition)
+
+
+# By the number of the newest package, for a version that was reported.
+_COMPARED: dict[Need, Callable[[int], Q]] = {
+    Need.REGULAR: lambda number: Q(firmware_number__lt=number),
+    Need.DOWNGRADE: lambda number: Q(firmware_number__gt=number),
+    Need.CONSISTENCY: lambda number: Q(firmware_number=number, compatible_status=1),
+    Need.NONE: lambda number: Q(firmware_number=number) & ~Q(compatible_status=1),
+}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Max, Min, QuerySet
 
 from ota import errors, states
 from ota.models import Rollout, UpgradeTarget
@@ -65,9 +65,27 @@ def whole(found: dt.timedelta) -> dt.timedelta:
     return dt.timedelta(seconds=round(found.total_seconds()))
 
 
-def targets(rollout: Rollout) -> QuerySet[UpgradeTarget]:
-    """The rows of a report in the order in which the upgrades were planned."""
+class Extent(NamedTuple):
+    """How many devices a rollout has, and the keys of the first and of the last."""
+
+    devices: int
+    first: int | None
+    last: int | None
+
+
+def extent(rollout: Rollout) -> Extent:
+    """One query."""
+    found = UpgradeTarget.objects.filter(task__rollout=rollout)
+    return Extent(**found.aggregate(devices=Count("*"), first=Min("pk"), last=Max("pk")))
+
+
+def targets(rollout: Rollout, among: Extent) -> QuerySet[UpgradeTarget]:
+    """The rows of a report in the order in which the upgrades were planned.
+
+    Without the keys between which they lie a database may look for them among those of all rollouts.
+    """
     found = UpgradeTarget.objects.filter(task__rollout=rollout).order_by("pk")
+    found = found.filter(pk__gte=among.first or 0, pk__lte=among.last or 0)
     return found.select_related(
         "task__gateway__site", "task__wave", "task__retried_as", "device__model"
     )
@@ -126,10 +144,11 @@ COLUMNS = (
 
 
 def as_csv(rollout: Rollout) -> Iterator[str]:
-    """The report of all devices in pieces of some rows; a query for each piece."""
+    """The report of all devices in pieces of some rows; a query for each piece, and one before them."""
     yield _lines([COLUMNS])
+    among = extent(rollout)
     last = 0
-    while rows := list(targets(rollout).filter(pk__gt=last)[:PIECE]):
+    while rows := list(targets(rollout, among).filter(pk__gt=last)[:PIECE]):
         yield _lines([_cells(of(target)) for target in rows])
         last = rows[-1].pk
 

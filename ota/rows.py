@@ -91,13 +91,19 @@ def _number(value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def counts(rollouts: Iterable[int]) -> dict[int, Counts]:
-    """How many tasks of each of many rollouts have which status; one query."""
-    found = {pk: dict.fromkeys(map(str, TaskStatus), 0) for pk in rollouts}
-    tasks = UpgradeTask.objects.filter(rollout__in=found).order_by()
+def counts(rollouts: Sequence[Rollout]) -> dict[int, Counts]:
+    """How many tasks of each of many rollouts have which status; those that have ended know it; one query."""
+    none = dict.fromkeys(map(str, TaskStatus), 0)
+    found = {one.pk: none | _final(one) for one in rollouts}
+    going = [one.pk for one in rollouts if one.finished_at is None]
+    tasks = UpgradeTask.objects.filter(rollout__in=going).order_by()
     for pk, word, number in tasks.values_list("rollout", "status").annotate(Count("pk")):
         found[pk][word] = number
     return found
+
+
+def _final(rollout: Rollout) -> Counts:
+    return rollout.final_counts or {} if rollout.finished_at else {}
 
 
 def total(found: Counts, statuses: Iterable[TaskStatus]) -> int:

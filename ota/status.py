@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Count
 
 from ota import rollouts, states
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave
@@ -136,8 +135,7 @@ def pause_reason(rollout: Rollout) -> str | None:
 
 def counts(rollout: Rollout) -> dict[str, int]:
     """How many tasks have each status, those that none has included; one query."""
-    rows = rollout.tasks.order_by().values_list("status").annotate(Count("pk"))
-    return dict.fromkeys((str(status) for status in TaskStatus), 0) | dict(rows)
+    return dict.fromkeys((str(status) for status in TaskStatus), 0) | rollout.tasks.shares()
 
 
 def is_over(found: dict[str, int]) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from fleet import versions
 from fleet.models import Device
 from ota import needs
 from ota.needs import Need
@@ -51,8 +52,8 @@ class VersionFilter(DropdownFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         reported = Device.objects.filter(firmware_number__gt=0).order_by("-firmware_number")
-        found = dict(reported.values_list("firmware_number", "firmware_version").distinct())
-        choices = [(str(number), version) for number, version in found.items()]
+        numbers = reported.values_list("firmware_number", flat=True).distinct()
+        choices = [(str(number), versions.text(number)) for number in numbers if number]
         return [*choices, ("0", "Not readable"), ("none", "Not reported")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:

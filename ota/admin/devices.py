@@ -29,7 +29,7 @@ from ota import needs, rollouts, states, tasks
 from ota.admin import criteria, preview
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
 from ota.forms import RolloutForm
-from ota.models import Rollout, UpgradeTarget
+from ota.models import Rollout, UpgradeTarget, UpgradeTask
 from ota.needs import Answer
 from ota.rollouts import InvalidPolicy, NothingToUpgrade, Plan, PlanChanged
 
@@ -232,8 +232,14 @@ def _latest_upgrades(device_id: str) -> list[tuple[UpgradeTarget, str]]:
     """Of the device, and of its aircraft if it is a dock; each with its label's colour."""
     if not device_id.isdecimal():
         return []
-    found = UpgradeTarget.objects.filter(Q(device=device_id) | Q(task__gateway=device_id))
-    latest = found.select_related("task__rollout", "device").order_by("-pk")[:LATEST]
+    # One query for both would walk through the upgrades of all devices.
+    pk = int(device_id)
+    tasks = UpgradeTask.objects.filter(gateway=pk).order_by("-pk")
+    newest = list(tasks.values_list("pk", flat=True)[:LATEST])
+    own = UpgradeTarget.objects.filter(device=pk).order_by("-pk")
+    either = Q(task__in=newest) | Q(pk__in=list(own.values_list("pk", flat=True)[:LATEST]))
+    found = UpgradeTarget.objects.filter(either).select_related("task__rollout", "device")
+    latest = found.order_by("-pk")[:LATEST]
     return [(target, states.COLOURS.get(target.task.status, "")) for target in latest]
 
 

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.utils.safestring import SafeString
 
 from fleet.labels import ago, label
+from fleet.paging import BoundedPaginator
 from mqtt_bridge.admin import ReadOnlyAdmin
 from ota import errors
 from ota.models import ForeignUpgrade
@@ -16,6 +17,9 @@ class ForeignUpgradeAdmin(ReadOnlyAdmin[ForeignUpgrade]):
     )
     list_display = ["gateway", "state", "progress", "first_seen_at", "last_seen"]
     list_select_related = ["gateway"]
+    list_per_page = 50
+    paginator = BoundedPaginator
+    show_full_result_count = False
     search_fields = ["gateway__sn", "gateway__callsign", "bid"]
     fields = [
         *("gateway", "state", "progress", "advice", "bid"),

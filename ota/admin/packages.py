@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.forms import ModelForm, Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
@@ -22,10 +22,11 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownF
 from unfold.decorators import action
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
+from fleet.paging import DEPTH
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads
 from ota.forms import PackageDetailsForm
-from ota.models import FirmwarePackage, UpgradeTask
+from ota.models import FirmwarePackage, UpgradeTarget, UpgradeTask
 from ota.packages import PackageRefused
 from ota.states import PackageState
 
@@ -328,11 +329,13 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
 
     @admin.display(description="used by")
     def used(self, package: FirmwarePackage) -> SafeString:
-        tasks = UpgradeTask.objects.filter(targets__package=package)
-        number = tasks.aggregate(number=Count("pk", distinct=True))["number"]
+        tasks = UpgradeTarget.objects.filter(package=package).order_by().values("task").distinct()
+        number = tasks[: DEPTH + 1].count()
         if not number:
             return NOTHING
         url = f"{reverse('admin:ota_upgradetask_changelist')}?package={package.pk}"
+        if number > DEPTH:
+            return link(url, f"more than {DEPTH:,} upgrade tasks")
         return link(url, f"{number} upgrade task{pluralize(number)}")
 
     @admin.display(description="added")

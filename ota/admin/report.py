@@ -18,7 +18,10 @@ PAGE = 500  # devices
 def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
     """What the page shows; a fixed number of queries."""
     counts = status.counts(rollout)
-    found = Paginator(outcomes.targets(rollout), PAGE).get_page(wanted)
+    among = outcomes.extent(rollout)
+    pages = Paginator(outcomes.targets(rollout, among), PAGE)
+    pages.count = among.devices  # known already
+    found = pages.get_page(wanted)
     took = rollout.finished_at - rollout.created_at if rollout.finished_at else None
     return {
         "rollout": rollout,

@@ -43,7 +43,8 @@ class CountedChangeList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        found = rows.counts(rollout.pk for rollout in self.result_list)
+        self.result_list = list(self.result_list)
+        found = rows.counts(self.result_list)
         for rollout in self.result_list:
             rollout.counts = found[rollout.pk]
 

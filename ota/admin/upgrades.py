@@ -1,11 +1,12 @@
 """Upgrade tasks in the console: the list, and the page with a task's whole history."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Page, Paginator
-from django.db.models import QuerySet, prefetch_related_objects
+from django.db.models import Exists, OuterRef, QuerySet, prefetch_related_objects
 from django.forms import Script
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
@@ -16,6 +17,8 @@ from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link
+from fleet.models import Device
+from fleet.paging import BoundedPaginator, PagedChangeList
 from ota import downloads, errors, rollouts, rows, states
 from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
@@ -30,6 +33,8 @@ else:
     from unfold.contrib.filters.admin import DropdownFilter
 
 EVENTS = 100  # a page
+MANY = 1000  # docks that a search names one by one
+BID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 NEWEST = 20  # rollouts that the filter offers
 
 
@@ -60,7 +65,8 @@ class PackageFilter(DropdownFilter):
     parameter_name = "package"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        found = FirmwarePackage.objects.filter(targets__isnull=False).distinct().order_by("-pk")
+        is_used = Exists(UpgradeTarget.objects.filter(package=OuterRef("pk")))
+        found = FirmwarePackage.objects.filter(is_used).order_by("-pk")
         return [(str(package.pk), str(package)) for package in found]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -83,7 +89,9 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
     list_filter_submit = True
     list_select_related = ["gateway", "rollout"]
     list_per_page = 50
-    search_fields = ["gateway__sn", "gateway__callsign", "=bid"]
+    paginator = BoundedPaginator
+    show_facets = admin.ShowFacets.NEVER
+    search_fields = ["gateway__sn", "gateway__callsign", "bid"]
     search_help_text = "Serial number or callsign of the dock, or a whole bid"
     show_full_result_count = False
     fields = ["bid"]  # the page shows the rest in its own way
@@ -128,6 +136,22 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[UpgradeTask]:
         found: QuerySet[UpgradeTask] = super().get_queryset(request)
         return found.select_related("gateway", "rollout", "wave")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
+        return PagedChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[UpgradeTask], search_term: str
+    ) -> tuple[QuerySet[UpgradeTask], bool]:
+        """Looks for the docks first: they are few beside their tasks."""
+        text = search_term.strip()
+        if not text:
+            return queryset, False
+        if BID.fullmatch(text):
+            return queryset.filter(bid=text.lower()), False
+        docks = Device.objects.named(text).order_by().values_list("pk", flat=True)
+        first = list(docks[: MANY + 1])
+        return queryset.filter(gateway__in=first if len(first) <= MANY else docks), False
 
     def get_urls(self) -> list[URLPattern]:
         cancel = require_POST(self.admin_site.admin_view(self.cancel))

@@ -34,6 +34,8 @@ class Rollout(Policy):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     finished_at = models.DateTimeField(null=True, blank=True)
+    # How many tasks have which status, from the end on: an end is the end, so nobody counts them again.
+    final_counts = models.JSONField(null=True, editable=False)
     pause_reason = models.CharField(max_length=500, blank=True)
     # Of somebody who may approve, where the organization wants a second person.
     decided_by = models.ForeignKey(

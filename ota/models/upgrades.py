@@ -22,6 +22,10 @@ def new_bid() -> str:
 
 
 class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
+    def shares(self) -> dict[str, int]:
+        """How many have which status, those that none has left out; one query."""
+        return dict(self.order_by().values_list("status").annotate(models.Count("pk")))
+
     def open(self) -> Self:
         return self.filter(status__in=states.OPEN)
 
@@ -44,6 +48,11 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         """
         targets = UpgradeTarget.objects.select_related("device")
         return self.prefetch_related(models.Prefetch("targets", targets))
+
+    def not_retried(self) -> Self:
+        """Without those that another task tries again; these are resolved, so few are looked up."""
+        retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
+        return self.filter(models.Q(resolved_at=None) | ~models.Exists(retry))
 
     def needing_attention(self) -> Self:
         """Ended without success, and nobody has retried or dismissed them yet."""
@@ -158,7 +167,14 @@ class UpgradeTask(models.Model):
         ]
         indexes = [
             models.Index(fields=["rollout", "status", "id"], name="task_rollout_status"),
-            models.Index(fields=["status", "due_at"], name="task_status_due"),
+            models.Index(fields=["status", "id"], name="task_status"),
+            # Not only over the unsuccessful ones: SQLite would not use it for them.
+            models.Index(
+                fields=["status", "finished_at"],
+                condition=models.Q(finished_at__isnull=False),
+                name="task_ended",
+            ),
+            models.Index(fields=["status", "resolved_at"], name="task_to_settle"),
             models.Index(
                 fields=["finished_at"], condition=models.Q(result__gt=0), name="task_with_result"
             ),
@@ -202,7 +218,9 @@ class UpgradeTarget(models.Model):
 
     task = models.ForeignKey(UpgradeTask, models.CASCADE, related_name="targets")
     device = models.ForeignKey(Device, models.PROTECT, related_name="upgrades")
-    package = models.ForeignKey(FirmwarePackage, models.PROTECT, related_name="targets")
+    package = models.ForeignKey(
+        FirmwarePackage, models.PROTECT, related_name="targets", db_index=False
+    )
     upgrade_type = models.CharField(max_length=12, choices=Type)
     from_version = models.CharField(max_length=64)
     to_version = models.CharField(max_length=64)
@@ -214,6 +232,7 @@ class UpgradeTarget(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["task", "device"], name="device_once_in_a_task")
         ]
+        indexes = [models.Index(fields=["package", "task"], name="target_package")]
 
     def __str__(self) -> str:
         return f"{self.device}: {self.from_version} to {self.to_version}"

@@ -100,7 +100,7 @@ def _counts(rollouts: Collection[int]) -> Mapping[int, Counter[str]]:
     """How the tasks of rollouts ended, those that were retried left aside; one query."""
     found: defaultdict[int, Counter[str]] = defaultdict(Counter)
     if rollouts:
-        tasks = UpgradeTask.objects.filter(rollout__in=rollouts, retried_as=None).order_by()
+        tasks = UpgradeTask.objects.filter(rollout__in=rollouts).not_retried().order_by()
         rows = tasks.values_list("rollout", "status").annotate(Count("pk"))
         for rollout, status, count in rows:
             found[rollout][status] = count

@@ -93,7 +93,7 @@ def standings(rollouts: Sequence[int]) -> dict[int, Standing]:
     finished = Q(status__in=FINISHED)
     judged = finished & Q(finished_at__gt=F("rollout__judged_from"), resolved_at=None)
     waiting = Q(status=TaskStatus.PENDING)
-    tasks = UpgradeTask.objects.filter(rollout__in=rollouts, retried_as=None).order_by()
+    tasks = UpgradeTask.objects.filter(rollout__in=rollouts).not_retried().order_by()
     rows = tasks.values_list("wave").annotate(
         tasks=Count("pk"),
         finished=Count("pk", filter=finished),
@@ -332,5 +332,11 @@ def _close(rollout: Rollout, now: dt.datetime) -> None:
             return
         status = Rollout.Status.FINISHED if found.status in UNFINISHED else found.status
         ended = Rollout.objects.filter(pk=found.pk)
-        ended.update(status=status, finished_at=now, pause_reason="", keeps_open=False)
+        ended.update(
+            status=status,
+            finished_at=now,
+            final_counts=found.tasks.shares(),
+            pause_reason="",
+            keeps_open=False,
+        )
         note(found.pk, Kind.FINISHED, now)

@@ -40,7 +40,7 @@ def join(now: dt.datetime) -> None:
     devices = list(_free(_matching(rollouts))) if rollouts else []
     if not devices:
         return
-    situation = Situation(now)
+    situation = Situation(now, needs.docks_of(devices))
     found: defaultdict[int, list[Answer]] = defaultdict(list)
     for device in devices:
         rollout = rollouts[device.joins]

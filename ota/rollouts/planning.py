@@ -169,6 +169,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     to = versions.canonical(options.to) if options.to else ""
     if options.with_aircraft:
         devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
+    _refuse_crowds(devices)
     answers = needs.assess(devices, now, to=to, allow_downgrade=options.allow_downgrade)
     excluded = [Excluded(a.device, a.exclusion) for a in answers if a.exclusion]
     by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
@@ -192,6 +193,17 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
         policy["keeps_open"] and may_grow(options.criteria)
     )
     return Plan(numbered, excluded, waves_, policy, asks, _offers(options, to))
+
+
+def _refuse_crowds(devices: QuerySet[Device]) -> None:
+    """Before all of them are read: a page must answer, and nobody looks through more of them."""
+    number, most = devices.order_by().count(), settings.ROLLOUT_MOST_DEVICES
+    if number > most:
+        raise InvalidPolicy(
+            "devices",
+            f"{number:,} devices are chosen, and a rollout takes {most:,} at most: choose fewer, such as "
+            "those that need an upgrade, or those of one organization, site or model.",
+        )
 
 
 def planned(answers: Sequence[Answer]) -> PlannedTask:

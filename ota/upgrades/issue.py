@@ -231,7 +231,8 @@ def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
     tasks = _read(waiting)
     if not tasks:
         return []
-    situation = Situation(now)
+    situation = Situation(now, {task.gateway_id for task in tasks})
+    was_proven = {target.pk: target.is_confirmed for task in tasks for target in task.targets.all()}
     ends: defaultdict[tuple[TaskStatus, str], list[int]] = defaultdict(list)
     found: dict[int, list[Reason]] = {}
     for task in tasks:
@@ -240,6 +241,7 @@ def _assess(waiting: QuerySet[UpgradeTask], now: dt.datetime) -> _Tasks:
             ends[end].append(task.pk)
         else:
             found[task.pk] = _waits_for(task, situation)
+    _write_proofs(tasks, was_proven)
     for (status, text), pks in ends.items():
         UpgradeTask.objects.move(pks, status, now, text, only_from=[TaskStatus.PENDING])
     _write(tasks, found, now)
@@ -396,10 +398,20 @@ def _note_rollback(target: UpgradeTarget) -> None:
     """A device that had the version already, and lost it while its task waited, needs it again."""
     if target.is_confirmed and target.device.firmware_version != target.to_version:
         target.confirmed_at = None
-        target.save(update_fields=["confirmed_at"])
 
 
 def _confirm_without_command(target: UpgradeTarget, now: dt.datetime) -> None:
-    """Rare (somebody else upgraded it meanwhile), so one statement each is fine."""
+    """Somebody else upgraded it meanwhile."""
     target.confirmed_at, target.reported_version = now, target.device.firmware_version
-    target.save(update_fields=["confirmed_at", "reported_version"])
+
+
+def _write_proofs(tasks: _Tasks, was_proven: dict[int, bool]) -> None:
+    """Writes down which targets have their version now and had it not, and which have lost it."""
+    targets = [target for task in tasks for target in task.targets.all()]
+    changed = [target for target in targets if target.is_confirmed != was_proven[target.pk]]
+    if lost := [target.pk for target in changed if not target.is_confirmed]:
+        UpgradeTarget.objects.filter(pk__in=lost).update(confirmed_at=None)
+    columns = ("confirmed_at", "reported_version")
+    proven = [target for target in changed if target.is_confirmed]
+    rows = {target.pk: {name: getattr(target, name) for name in columns} for target in proven}
+    bulk.update(UpgradeTarget, columns, rows)

@@ -10,11 +10,7 @@ import pytest
 from benchmarks.__main__ import TOPICS
 from tests.processes import ROOT
 
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.usefixtures("uncounted"),
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 
 def small(topic: str) -> list[dict[str, Any]]:

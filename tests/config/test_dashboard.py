@@ -148,7 +148,7 @@ def test_the_page_costs_the_same_for_few_and_for_many_devices(
         for n in range(number):
             make_dock(f"10.01.1{number}{n % 10}" if number == 3 else "10.01.3205")
         make_task(make_dock(), status=TaskStatus.FAILED, finished_at=timezone.now())
-        with django_assert_max_num_queries(25) as queries:
+        with django_assert_max_num_queries(28) as queries:
             viewer.get(PAGE)
         costs.append(len(queries))
     assert costs[0] == costs[1]

@@ -20,8 +20,7 @@ from tests.ota.model.parallel import Parallel
 pytestmark = [
     pytest.mark.services,
     pytest.mark.everywhere,
-    pytest.mark.usefixtures("uncounted"),
-    pytest.mark.timeout(4 * 60 * 60 if "MODEL_EXAMPLES" in os.environ else 1200),
+    pytest.mark.timeout(4 * 60 * 60 if "MODEL_EXAMPLES" in os.environ else 300),
 ]
 
 EXAMPLES, STEPS = int(os.environ.get("MODEL_EXAMPLES", "4")), 60

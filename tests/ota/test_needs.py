@@ -1,6 +1,7 @@
 """What a device needs, what blocks it now, and what excludes it for good."""
 
 import datetime as dt
+import itertools
 from typing import Any
 
 import pytest
@@ -320,7 +321,7 @@ def test_the_answer_for_many_takes_as_many_queries_as_for_few(
     organization = make_organization()
     for _ in range(number):
         make_aircraft(make_dock("10.01.1000", organization=organization))
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         needs.assess(Device.objects.all(), timezone.now())
 
 
@@ -332,6 +333,21 @@ def test_devices_are_found_by_need_as_the_table_decides() -> None:
     assert list(needs.having(everything, Need.NONE)) == [same]
     assert list(needs.having(everything, Need.CONSISTENCY)) == [asking]
     assert not needs.having(everything, Need.DOWNGRADE)
+
+
+@pytest.mark.parametrize("wanted", Need)
+def test_the_search_by_need_and_the_assessment_agree_on_each_combination(wanted: Need) -> None:
+    make_package(NEW, ("3-2-0",))
+    make_package(OLD, ("3-1-0",))
+    for model, version, compatible in itertools.product(
+        ("3-1-0", "3-2-0", "3-3-0"), ("", "no version", OLD, NEW), (None, 0, 1)
+    ):
+        make_device(model, version, compatible_status=compatible)
+    Device.objects.filter(firmware_version="").update(firmware_number=None)
+    Device.objects.filter(pk=make_device().pk).update(model=None)
+    everything = Device.objects.all()
+    assessed = {a.device.pk for a in needs.assess(everything, timezone.now()) if a.need is wanted}
+    assert set(needs.having(everything, wanted).values_list("pk", flat=True)) == assessed
 
 
 def test_a_device_that_reported_nothing_is_found_as_unknown() -> None:

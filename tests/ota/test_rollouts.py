@@ -171,7 +171,8 @@ def test_a_rollout_is_finished_when_its_last_task_has_ended() -> None:
     assert Rollout.objects.get().status == Rollout.Status.RUNNING
     UpgradeTask.objects.move([task.pk], TaskStatus.OK, timezone.now())
     rollouts.finish(timezone.now())
-    assert Rollout.objects.get().status == Rollout.Status.FINISHED
+    ended = Rollout.objects.get()
+    assert (ended.status, ended.final_counts) == (Rollout.Status.FINISHED, {"ok": 1})
 
 
 @pytest.mark.parametrize("number", [3, 500])

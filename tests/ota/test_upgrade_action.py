@@ -10,7 +10,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from fleet.models import Device
 from ota.admin import devices as console
@@ -155,6 +155,17 @@ def test_a_version_of_the_library_can_be_chosen(operator: Client) -> None:
     task, targets = preview(operator, f"pks={dock.pk}&to=10.01.2000").ready.rows[0]
     assert task.gateway == dock
     assert targets[0][0].package.version == "10.01.2000"
+
+
+def test_more_devices_than_a_rollout_takes_are_not_planned(
+    operator: Client, settings: Settings
+) -> None:
+    settings.ROLLOUT_MOST_DEVICES = 1
+    make_dock()
+    make_dock()
+    page = operator.get(PREVIEW, {"query": ""})
+    assert "2 devices are chosen, and a rollout takes 1 at most" in text(page)
+    assert (page.context_data or {})["preview"] is None
 
 
 @pytest.mark.parametrize("choice", ["to=1", "limit_in_flight=0", "limit_in_flight=many"])

@@ -79,7 +79,7 @@ class Command(AnsweringCommand):
 
 def are_proven(rollout: Rollout) -> bool:
     """Whether all upgrades succeeded; what failed and was retried is judged by its retry."""
-    return not rollout.tasks.filter(retried_as=None).exclude(status=TaskStatus.OK).exists()
+    return not rollout.tasks.not_retried().exclude(status=TaskStatus.OK).exists()
 
 
 def _add_devices(parser: CommandParser) -> None:

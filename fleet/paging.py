@@ -1,0 +1,82 @@
+"""Lists of many rows, page by page: what a page costs does not grow with the list.
+
+Where rows are chosen for an action all of them are counted, because people decide by that number: ``KeyPaginator``.
+Where they are only read, ``BoundedPaginator`` counts up to a bound; behind it one searches or filters instead.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.paginator import EmptyPage, Page, Paginator
+from django.db import connection
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+
+if TYPE_CHECKING:
+    from django.contrib.admin.views.main import ChangeList
+else:
+    from unfold.views import ChangeList  # untyped; extends Django's
+
+DEPTH = 10_000
+
+
+class KeyPaginator(Paginator[Any]):
+    """Finds the keys of a page's rows first: what rows refer to is read and sorted for no other row.
+
+    Behind the last page comes the last page: rows may have gone since the link was made.
+    """
+
+    object_list: QuerySet[Any]
+
+    def validate_number(self, number: Any) -> int:
+        try:
+            return super().validate_number(number)
+        except EmptyPage:
+            return self.num_pages
+
+    def _get_page(self, rows: Any, number: int, paginator: Any) -> Page[Any]:
+        return Page(self.object_list.filter(pk__in=rows.values("pk")), number, paginator)
+
+
+class BoundedPaginator(KeyPaginator):
+    """Leads through the first rows; if there are more, in the order of the model, which has an index."""
+
+    template_name = "admin/fleet/paging.html"
+    depth = DEPTH
+
+    @cached_property
+    def count(self) -> int:
+        """Of the rows that it leads through."""
+        found = self.object_list.order_by()[: DEPTH + 1].count()
+        self.is_cut = found > DEPTH
+        if self.is_cut:
+            self.object_list = self.object_list.order_by(*self.object_list.model._meta.ordering)
+        return min(found, DEPTH)
+
+    @cached_property
+    def in_all(self) -> str:
+        """How many rows there are, in words that tell an estimate from a count."""
+        if not self.is_cut:
+            return f"{self.count:,}"
+        if self.object_list.query.where:
+            return f"more than {DEPTH:,}"
+        if connection.vendor != "postgresql":
+            return f"{self.object_list.count():,}"
+        return f"about {self._estimate():,}"
+
+    def _estimate(self) -> int:
+        """What PostgreSQL keeps for its plans; counting a million rows takes it as long as a page may."""
+        table = connection.ops.quote_name(self.object_list.model._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [table])
+            return max(DEPTH, int(cursor.fetchone()[0]))
+
+
+class PagedChangeList(ChangeList):
+    """A list that knows on which page it is, and offers no order that would have to sort all rows."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.page_num = min(self.page_num, self.paginator.num_pages)
+        if getattr(self.paginator, "is_cut", False):
+            self.sortable_by = ()
