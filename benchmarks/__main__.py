@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks import machine, page, results
 from benchmarks.results import Size
 
-TOPICS = ("delivery", "history", "launch", "pages", "tick", "upload")
+TOPICS = ("delivery", "history", "ingest", "launch", "pages", "tick", "upload")
 
 
 def main() -> None:

@@ -36,15 +36,21 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def databases(path: Path, size: Size) -> Iterator[dict[str, str]]:
-    """The addresses of an empty SQLite and, in full size, of an empty PostgreSQL, by name."""
+def databases(path: Path, size: Size, config: str = "") -> Iterator[dict[str, str]]:
+    """The addresses of an empty SQLite and, in full size, of an empty PostgreSQL, by name.
+
+    ``config``: lines for PostgreSQL's configuration.
+    """
     found = {"SQLite": f"sqlite:///{path}/fleet.sqlite3"}
     if size is Size.SMALL:
         yield found
         connections.close_all()
         return
     (path / "postgres").mkdir()
-    server = servers.postgres(path / "postgres").start()
+    server = servers.postgres(path / "postgres")
+    with (path / "postgres" / "data" / "postgresql.conf").open("a") as file:
+        file.write(config)
+    server.start()
     try:
         yield found | {"PostgreSQL": server.url}
     finally:

@@ -33,7 +33,7 @@ class Costs(NamedTuple):
     worker: float = 0.0
 
 
-# Measured on two cores of an AMD EPYC that others used as well, so rather too high than too low;
+# Measured on two cores of an Intel Xeon that others used as well, so rather too high than too low;
 # of osd in batches of 400, as busy bridges take them. In batches of 40 it is three times as much.
 OSD = Costs(broker=9, bridge=160, database=40)
 REPORT = Costs(broker=10, bridge=160, database=60)

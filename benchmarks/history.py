@@ -4,6 +4,7 @@ Filled by SQL; what is timed goes the product's own way. Peers: the same with fe
 random, as a plain hash or UUID is; and on PostgreSQL a month as a partition that is dropped.
 """
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -23,9 +24,10 @@ from ota.upgrades import folding
 from tests.make import make_dock, make_task
 
 TOPIC = "history"
-FEW, MANY = 100_000, 3_000_000
+FEW, MANY = 100_000, 1_000_000
 LINES = 100  # of a task
 BATCH, BATCHES = 500, 20
+STEPS, TURNS = 50, 5  # of folding in a turn
 RARE = 10  # one line in so many is none of progress, as a status or a command
 
 _FILL = {
@@ -71,7 +73,7 @@ def grown(database: str, few: int, many: int, size: Size) -> Iterable[Result]:
         TOPIC, f"a line with its indexes, {database}", history.bytes_of_a_line(), unit="bytes"
     )
     later, later_pages = history.inserts(size), history.pages(size)
-    at_random = history.inserts(size, key=uuid.uuid4)
+    at_random = history.inserts(size, key=history.at_random)
     title = f"with {many:,} lines, {database}"
     few_lines = f"with {few:,} lines"
     yield _result(f"lines written {title}", later, few_lines, inserts, "lines/s", ">= 0.8 x")
@@ -99,7 +101,7 @@ class History:
         self.first, self.lines = first.pk, 0
         fields = {f.attname: getattr(first, f.attname) for f in UpgradeTask._meta.concrete_fields}
         fields.pop("id")
-        number = lines // LINES + BATCH
+        number = (lines + (TURNS + 1) * STEPS * folding.AT_ONCE) // LINES + BATCH
         bulk.insert(UpgradeTask(**fields | {"bid": str(uuid.uuid4())}) for _ in range(number))
         # Half of them are old enough to be folded.
         span = settings.EVENT_DAYS * 2 * 86400
@@ -135,6 +137,10 @@ class History:
                 )
         return BATCH * BATCHES / (time.perf_counter() - started)
 
+    def at_random(self) -> uuid.UUID:
+        """A key anywhere in the index, as all keys would be if they were hashes only."""
+        return _key(random.uniform(self.start, self.now.timestamp()))  # noqa: S311 (no secret)
+
     def pages(self, size: Size) -> list[float]:
         """Milliseconds for what a task's page asks of the history; the median of many tasks."""
         return [
@@ -143,7 +149,7 @@ class History:
 
     def log(self, title: str) -> Iterable[Result]:
         """What PostgreSQL writes ahead for a line, right after a checkpoint."""
-        ours, peer = (self._logged(key) for key in (_rising, uuid.uuid4))
+        ours, peer = (self._logged(key) for key in (_rising, self.at_random))
         yield Result(
             TOPIC,
             f"written ahead for a line {title}",
@@ -166,7 +172,7 @@ class History:
     def folding(self, database: str, size: Size) -> Iterable[Result]:
         """Steps of folding, how long the longest holds its locks, and what is left of the room."""
         before = self._room()
-        seconds = self._steps(5 if size is Size.SMALL else 100)
+        seconds = self._steps(5 if size is Size.SMALL else STEPS)
         rate = folding.AT_ONCE / median(seconds)
         yield Result(
             TOPIC,
@@ -216,8 +222,8 @@ class History:
 
     def _turnover(self, before: float) -> Result:
         """As many lines come as go: how much room the table takes in the end."""
-        for _ in range(5):
-            count = len(self._steps(100)) * folding.AT_ONCE
+        for _ in range(TURNS):
+            count = len(self._steps(STEPS)) * folding.AT_ONCE
             self.fill(self.lines + count)
             with connection.cursor() as cursor:
                 cursor.execute("VACUUM ota_taskevent")  # what the server does by itself
@@ -235,8 +241,12 @@ class History:
 
 
 def _rising() -> uuid.UUID:
-    clock = time.time_ns() // 1_000_000
-    return uuid.UUID(bytes=clock.to_bytes(6, "big") + uuid.uuid4().bytes[:10])
+    return _key(time.time())
+
+
+def _key(seconds: float) -> uuid.UUID:
+    """As ``Message.digest`` makes them."""
+    return uuid.UUID(bytes=int(seconds * 1000).to_bytes(6, "big") + uuid.uuid4().bytes[:10])
 
 
 def _line(task: int, key: uuid.UUID) -> TaskEvent:

@@ -1,16 +1,17 @@
 """TCP ports of this machine: which are free, and which an earlier demo used."""
 
+import itertools
 import json
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 HOST = "127.0.0.1"
 # Above what is reserved and below what systems hand to outgoing connections (Linux: from 32768):
 # between the choice and the start of its server nobody gets such a port by chance.
-_OURS = range(10_000, 32_768)
+OURS = range(10_000, 32_768)
 
 
 def is_free(port: int) -> bool:
@@ -26,10 +27,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def among(numbers: Sequence[int]) -> Iterator[int]:
+    """Ports on which nobody listens, at random; none comes again before all the others."""
+    mixed = secrets.SystemRandom().sample(numbers, len(numbers))
+    return filter(is_free, itertools.cycle(mixed))
+
+
+supply = among(OURS)
+
+
 def free() -> int:
     """A port on which nobody listens; another one each time."""
-    port = secrets.choice(_OURS)
-    return port if is_free(port) else free()
+    return next(supply)
 
 
 def remembered(file: Path, names: list[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ def update_topo(messages: Sequence[Message[Topology]]) -> Iterator[Reply]:
         yield message.reply(result(0))
 
 
-@on(Kind.OSD, data=Properties)
+@on(Kind.OSD, data=Properties, unless=telemetry.is_known)
 def osd(messages: Sequence[Message[Properties]]) -> Sequence[Reply]:
     telemetry.record(messages, timezone.now())
     return ()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from django.conf import settings
 
+from fleet import telemetry
 from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
 from mqtt_bridge import metrics
@@ -51,6 +52,7 @@ def update(messages: Sequence[Message[Topology]], now: dt.datetime) -> None:
         if _possible(child.sn)
     }
     devices = {device.sn: device for device in known({*newest, *children})}
+    telemetry.forget(devices)
     models = DeviceModel.objects.ids_by_key(_keys(newest.values()))
     for message in newest.values():
         gateway = devices[message.sn]

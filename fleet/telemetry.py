@@ -2,13 +2,18 @@
 
 A dock's osd comes as several messages with disjoint keys, and any property may turn up on either
 topic. Only what changed is written, all of a batch in one statement.
+
+Nearly all osd says what it said two seconds before. What was compared with the database a few
+seconds ago is not compared again (``is_known``): it costs reading the message and no more.
 """
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Q
 
 from fleet import versions
@@ -63,6 +68,7 @@ _COLUMNS = (
     "changed_at",
 )
 Changes = dict[str, Any]
+Facts = dict[str, Any]
 
 REPEATED_EVERY = dt.timedelta(seconds=10)
 
@@ -74,6 +80,8 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     is_ordered = any(report.firmware for report in reports.values())
     devices = known(reports, lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
+    held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
+    transaction.on_commit(lambda: _remember(messages, held))
     bulk.update(Device, _COLUMNS, {pk: row for pk, row in changes.items() if row})
     changed = [d.gateway_id for d in devices if d.gateway_id and "changed_at" in changes[d.pk]]
     if changed:
@@ -82,7 +90,7 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
 
 def known(sns: Collection[str], *, lock: bool = False) -> list[Device]:
     """The devices of these serial numbers; an unknown one is made, unclaimed."""
-    found = Device.objects.filter(sn__in=list(sns)).order_by("pk")
+    found = Device.objects.filter(sn__in=bulk.among(sns)).order_by("pk")
     devices = list(found.select_for_update() if lock else found)
     if missing := set(sns) - {device.sn for device in devices}:
         Device.objects.bulk_create([Device(sn=sn) for sn in sorted(missing)], ignore_conflicts=True)
@@ -116,15 +124,19 @@ def _silence() -> dt.timedelta:
     return dt.timedelta(seconds=settings.OFFLINE_AFTER)
 
 
+def _every() -> dt.timedelta:
+    """How often it is written down that a device was heard."""
+    return dt.timedelta(seconds=min(10.0, settings.OFFLINE_AFTER / 6))
+
+
 def heard(device: Device, at: dt.datetime, now: dt.datetime) -> Changes:
     """What hearing of a device at ``at`` changes: its presence, and now and then when it was seen."""
     changes: Changes = {}
     if now - at > _silence():
         return changes  # a late delivery says nothing about now
-    every = dt.timedelta(seconds=min(10.0, settings.OFFLINE_AFTER / 6))
     if not device.is_online:
         changes |= {"presence": Device.Presence.ONLINE, "online_since": now, "changed_at": now}
-    if changes or device.last_seen_at is None or at - device.last_seen_at >= every:
+    if changes or device.last_seen_at is None or at - device.last_seen_at >= _every():
         changes["last_seen_at"] = at
     return changes
 
@@ -144,6 +156,62 @@ class Report(NamedTuple):
     firmware: dict[str, Reported]
 
 
+class _Compared(NamedTuple):
+    """What an osd said, and until when (by our clock) it need not be compared again."""
+
+    data: Properties
+    until: dt.datetime
+
+
+# By serial number. It decides nothing but whether to look: after some seconds each message is
+# compared with the database again, whoever else has written there meanwhile. So what another bridge
+# wrote between two equal messages of ours is put right by the next look, within ten seconds.
+compared: dict[str, list[_Compared]] = {}
+_MOST_COMPARED = 100_000  # devices
+_MOST_OF_ONE = 8  # a dock has three groups of osd
+
+
+def is_known(message: Message[Properties]) -> bool:
+    """Whether this osd says what the database was found to hold some seconds ago."""
+    found = compared.get(message.sn, ())
+    return any(one.until > message.received_at and one.data == message.data for one in found)
+
+
+def forget(sns: Iterable[str]) -> None:
+    """The next osd of these devices is compared with the database, whatever it says."""
+    for sn in sns:
+        compared.pop(sn, None)
+
+
+def _remember(messages: Sequence[Message[Properties]], held: Mapping[str, Facts]) -> None:
+    """Notes osd that agrees with what the database holds now; what contradicts it is known no more."""
+    if len(compared) > _MOST_COMPARED:
+        compared.clear()
+    for sn, facts in held.items():
+        before = compared.get(sn, ())
+        compared[sn] = [one for one in before if _agrees(_said(one.data), facts)]
+    for message in messages:
+        if message.kind is Kind.OSD and _said(message.data).items() <= held[message.sn].items():
+            others = [one for one in compared[message.sn] if one.data != message.data]
+            # Not all devices of a fleet are to be compared in the same second.
+            until = message.received_at + _every() * random.uniform(0.5, 1)  # noqa: S311
+            compared[message.sn] = [*others, _Compared(message.data, until)][-_MOST_OF_ONE:]
+
+
+def _said(data: Properties) -> Facts:
+    return _facts(data) | _firmware(data)
+
+
+def _agrees(said: Facts, held: Facts) -> bool:
+    return all(held.get(name, value) == value for name, value in said.items())
+
+
+def _held(device: Device, report: Report, changes: Changes) -> Facts:
+    """What the database holds of that which the device said in this batch."""
+    told = report.facts | {name: reported.value for name, reported in report.firmware.items()}
+    return {name: changes.get(name, getattr(device, name)) for name in told}
+
+
 def _merged(messages: Sequence[Message[Properties]]) -> dict[str, Report]:
     """By serial number: when last heard, the newest facts, the newest firmware properties."""
     reports: dict[str, Report] = {}
@@ -153,7 +221,8 @@ def _merged(messages: Sequence[Message[Properties]]) -> dict[str, Report]:
         report = reports.get(message.sn, Report(heard_at, {}, {}))
         is_current = message.received_at - heard_at <= _silence()
         facts = report.facts | (_facts(message.data) if is_current else {})
-        firmware = report.firmware | _firmware(message)
+        told = {name: Reported(value, message) for name, value in _firmware(message.data).items()}
+        firmware = report.firmware | told
         reports[message.sn] = Report(max(heard_at, report.heard_at), facts, firmware)
     return reports
 
@@ -172,15 +241,14 @@ def _at(data: Any, path: tuple[str, ...]) -> Any:
     return int(data) if isinstance(data, bool) else data
 
 
-def _firmware(message: Message[Properties]) -> dict[str, Reported]:
+def _firmware(data: Properties) -> Facts:
     """The firmware properties of one message; an empty version says nothing."""
-    data = message.data
     values = {
         "firmware_version": versions.reported(data.firmware_version or "") or None,
         "compatible_status": _at(data, ("compatible_status",)),
         "firmware_upgrade_status": _at(data, ("firmware_upgrade_status",)),
     }
-    return {name: Reported(value, message) for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _changes(device: Device, report: Report, now: dt.datetime) -> Changes:

@@ -1,6 +1,12 @@
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 
 
 class MqttBridgeConfig(AppConfig):
     name = "mqtt_bridge"
     verbose_name = "Bridge"
+
+    def ready(self) -> None:
+        from mqtt_bridge import bulk
+
+        connection_created.connect(bulk.read_times_fast)

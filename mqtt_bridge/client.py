@@ -5,10 +5,11 @@ import datetime as dt
 import logging
 import random
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
@@ -17,7 +18,6 @@ from paho.mqtt.client import (
     Client,
     ConnectFlags,
     DisconnectFlags,
-    MQTTMessage,
     MQTTMessageInfo,
 )
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt_bridge import metrics
 from mqtt_bridge.errors import BrokerUnavailable
+from mqtt_bridge.line import Context, Line, Published
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +69,20 @@ class _Connection:
             client_id,
             clean_session=clean,
             protocol=version,
-            manual_ack=not self._clean,
         )
         client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(0)
         _authenticate(client)
+        if context := self._context(_tls()):
+            client.tls_set_context(context)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_connect_fail = self._on_connect_fail
         return client
+
+    def _context(self, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
+        """What paho makes its sockets with; None for plain ones of its own."""
+        return tls
 
     def start(self) -> None:
         """Connects in the background and stays connected; returns at once."""
@@ -163,9 +169,8 @@ class Listener(_Connection):
         self._filters = list(filters)
         self._waiting: collections.deque[Received] = collections.deque()
         self._arrived = threading.Condition()
-        self._session = 0
+        self._line: Line | None = None
         self._is_woken = False
-        self._client.on_message = self._on_message
         self._client.on_subscribe = self._on_subscribe
 
     def take(self, most: int, seconds: float) -> list[Received]:
@@ -187,12 +192,14 @@ class Listener(_Connection):
         A message of an earlier connection is passed by: the broker sends it again on this one,
         and its number may mean another message by now.
         """
-        for message in messages:
-            if message.qos and message.session == self._session:
-                self._client.ack(message.mid, message.qos)
+        if line := self._line:
+            line.acknowledge([m.mid for m in messages if m.qos and m.session == line.number])
+
+    def _context(self, tls: ssl.SSLContext | None) -> ssl.SSLContext:
+        made = Context(tls, is_five=self._five, deliver=self._deliver)
+        return cast("ssl.SSLContext", made)  # it is asked for nothing else
 
     def _on_session(self, client: Client) -> None:
-        self._session += 1
         client.subscribe(list(self._filters))
 
     def _on_subscribe(
@@ -206,23 +213,23 @@ class Listener(_Connection):
         else:
             self._mark_connected()
 
-    def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
-        received = Received(
-            message.topic,
-            bytes(message.payload),
-            timezone.now(),
-            message.qos,
-            message.mid,
-            self._session,
-        )
-        if message.retain:  # docks retain nothing; an old word would come back at each connection
-            self.acknowledge([received])
-            return
+    def _deliver(self, line: Line, published: Sequence[Published]) -> None:
+        """Puts what came at once at the end of what waits."""
+        self._line, now = line, timezone.now()
+        # Docks retain nothing; an old word would come back at each connection.
+        line.acknowledge([one.mid for one in published if one.is_retained and one.qos])
         with self._arrived:
-            if not received.qos and len(self._waiting) >= MOST_WAITING:
-                metrics.count("messages", kind="osd", outcome="overflow")
-                return
-            self._waiting.append(received)
+            room = MOST_WAITING - len(self._waiting)
+            for one in published:
+                if one.is_retained:
+                    continue
+                if room <= 0 and not one.qos:
+                    metrics.count("messages", kind="osd", outcome="overflow")
+                    continue
+                room -= 1
+                self._waiting.append(
+                    Received(one.topic, one.payload, now, one.qos, one.mid, line.number)
+                )
             self._arrived.notify()
 
 
@@ -290,12 +297,16 @@ def _authenticate(client: Client) -> None:
     parts = urlsplit(settings.MQTT_URL)
     if parts.username:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
-    if parts.scheme == "mqtts":
-        client.tls_set(
-            ca_certs=settings.MQTT_CA_FILE or None,
-            certfile=settings.MQTT_CLIENT_CERT or None,
-            keyfile=settings.MQTT_CLIENT_KEY or None,
-        )
+
+
+def _tls() -> ssl.SSLContext | None:
+    """How connections are encrypted; None where they are not."""
+    if urlsplit(settings.MQTT_URL).scheme != "mqtts":
+        return None
+    context = ssl.create_default_context(cafile=settings.MQTT_CA_FILE or None)
+    if settings.MQTT_CLIENT_CERT:
+        context.load_cert_chain(settings.MQTT_CLIENT_CERT, settings.MQTT_CLIENT_KEY or None)
+    return context
 
 
 def _shown_address() -> str:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import types
 import typing
-import uuid
 from collections.abc import Hashable
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
@@ -72,19 +71,23 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
     data: T
     payload: bytes
     dropped: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
     timestamp: int = 0
 
     @property
-    def digest(self) -> uuid.UUID:
-        """Equal exactly for repeated deliveries of one message; those of later ones are greater.
+    def unknown(self) -> tuple[str, ...]:
+        """The keys of ``data`` that no document names; costs as much as reading the message."""
+        return _unknown(bytes(open_envelope(self.payload).data), type(self.data))
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits, equal exactly for repeated deliveries of one message, greater for later ones.
 
         48 bits of the ``timestamp`` that the message names, believed or not, then a hash of it all:
         an index over random values would be written to all over.
         """
         content = f"{self.kind} {self.sn} ".encode() + self.payload
-        clock = min(max(self.timestamp, 0), 2**48 - 1).to_bytes(6, "big")
-        return uuid.UUID(bytes=clock + hashlib.blake2b(content, digest_size=10).digest())
+        clock = min(max(self.timestamp, 0), 2**48 - 1)
+        return f"{clock:012x}{hashlib.blake2b(content, digest_size=10).hexdigest()}"
 
     def reply(self, data: Any) -> "Reply":
         """The answer on this message's reply topic, echoing ``tid`` and ``bid``."""
@@ -151,7 +154,6 @@ def read(
         data,
         payload,
         tuple(dropped),
-        _unknown(raw, kind),
         envelope.timestamp or 0,
     )
 
@@ -238,7 +240,7 @@ def _believed(timestamp: int | None, received_at: dt.datetime) -> dt.datetime:
     """The device's time, unless it lies in the future or too far back to be a late delivery."""
     if timestamp is None:
         return received_at
-    oldest = (received_at - OLDEST_BELIEVED).timestamp() * 1000
-    if not oldest <= timestamp <= received_at.timestamp() * 1000:
+    age = received_at.timestamp() * 1000 - timestamp
+    if not 0 <= age <= OLDEST_BELIEVED.total_seconds() * 1000:
         return received_at
     return dt.datetime.fromtimestamp(timestamp / 1000, dt.UTC)

@@ -4,6 +4,7 @@ A batch runs through all routes in one transaction. If that fails it is tried me
 so that a bad one harms only itself. A database that is away is nobody's fault: everything waits.
 """
 
+import functools
 import logging
 import random
 import time
@@ -57,6 +58,8 @@ def process(batch: Sequence[Received], *, give_up: Callable[[float], bool] = boo
 def _bring_in(batch: Sequence[Received]) -> list[Reply]:
     """All messages in one transaction."""
     plan, unreadable = _read(batch)
+    if not plan and not unreadable:
+        return []
     with transaction.atomic():
         replies = [reply for route, messages in plan.items() for reply in route.handler(messages)]
         if unreadable:
@@ -118,27 +121,43 @@ def _read(batch: Iterable[Received]) -> tuple[Plan, list[FailedMessage]]:
     """The messages of each route, in the routes' order, and those that nobody can read."""
     found: defaultdict[Route, list[Message[object]]] = defaultdict(list)
     unreadable = []
+    find = functools.cache(router.find)
+    unchanged = 0
     for received in batch:
         try:
-            for route, message in _messages(received):
-                found[route].append(message)
+            read = _messages(received, find)
         except BadMessage as error:
             unreadable.append(_unreadable(received, error))
+            continue
+        if any(route.unless and route.unless(message) for route, message in read):
+            unchanged += 1
+            continue
+        for route, message in read:
+            found[route].append(message)
+    if unchanged:
+        metrics.count("messages", unchanged, kind=Kind.OSD, outcome="unchanged")
     return {route: found[route] for route in router.routes() if route in found}, unreadable
 
 
-def _messages(received: Received) -> Iterable[tuple[Route, Message[object]]]:
+def _messages(
+    received: Received, find: Callable[[Kind, str], list[Route]]
+) -> list[tuple[Route, Message[object]]]:
     topic = topics.parse(received.topic)
     if topic is None:
         raise BadMessage("the topic is none of ours, or its serial number is impossible")
     outer = envelope.open_envelope(received.payload)
-    found = router.find(topic.kind, outer.method or "")
+    found = find(topic.kind, outer.method or "")
     if topic.kind is Kind.REQUESTS and not settings.MQTT_ANSWER_REQUESTS:
         found = []  # they are for the server beside us, and so are the codes in them
     if not found:
         metrics.count("messages", kind=topic.kind, outcome="ignored")
     arrival = (received.payload, received.received_at)
-    return [(route, envelope.read(outer, topic, route.data, arrival)) for route in found]
+    # Routes that want to know the same of it share one message: reading is what costs.
+    read: dict[type, Message[object]] = {}
+    for route in found:
+        if route.data not in read:
+            read[route.data] = envelope.read(outer, topic, route.data, arrival)
+    return [(route, read[route.data]) for route in found]
 
 
 def _unreadable(received: Received, error: BadMessage) -> FailedMessage:
@@ -153,13 +172,14 @@ def _count(plan: Plan, unreadable: Sequence[FailedMessage]) -> None:
         metrics.count("messages", len(messages), kind=route.kind, outcome="handled")
         if lost := sum(len(message.dropped) for message in messages):
             metrics.count("dropped_keys", lost, kind=route.kind)
-        for message in messages:
+        for message in messages[:_LOOKED_AT]:
             if message.unknown:
                 _note_unknown(message)
 
 
 _noted: set[tuple[str, str]] = set()
 _NOTED_AT_MOST = 1000
+_LOOKED_AT = 10  # messages of each route in a batch: what is new comes again
 
 
 def _note_unknown(message: Message[object]) -> None:

@@ -14,27 +14,35 @@ from mqtt_bridge.topics import Kind
 
 T = TypeVar("T")
 Handler = Callable[[Sequence[Message[T]]], Iterable[Reply]]
+Unless = Callable[[Message[T]], bool]
 
 ANY = "*"
 
 
 class Route(NamedTuple):
-    """A handler and what it takes; ``method`` may be ``ANY`` for what nobody else takes."""
+    """A handler and what it takes; ``method`` may be ``ANY`` for what nobody else takes.
+
+    ``unless`` tells of a message that it says nothing new, before any database work; then no
+    handler sees it.
+    """
 
     kind: Kind
     method: str
     data: type
     handler: Handler[Any]
+    unless: Unless[Any] | None = None
 
 
 _routes: list[Route] = []
 
 
-def on(kind: Kind, method: str = "", *, data: type[T]) -> Callable[[Handler[T]], Handler[T]]:
+def on(
+    kind: Kind, method: str = "", *, data: type[T], unless: Unless[T] | None = None
+) -> Callable[[Handler[T]], Handler[T]]:
     """Registers a handler for messages of a kind and, where the kind has them, a method."""
 
     def register(handler: Handler[T]) -> Handler[T]:
-        _routes.append(Route(kind, method, data, handler))
+        _routes.append(Route(kind, method, data, handler, unless))
         return handler
 
     return register

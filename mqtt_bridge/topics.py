@@ -1,6 +1,7 @@
 """Topics of the Cloud API: building and parsing them, and what the bridge subscribes to."""
 
 import enum
+import functools
 import re
 from typing import NamedTuple
 
@@ -27,11 +28,17 @@ class Topic(NamedTuple):
 _KINDS = {kind.value: kind for kind in Kind}
 
 SN = re.compile(r"[A-Za-z0-9]{1,64}")
+_LONGEST = 100
 _FORM = re.compile(rf"(sys|thing)/product/({SN.pattern})/([a-z_/]+)")
 
 
 def parse(topic: str) -> Topic | None:
     """The topic's parts; None where it is none of ours or the serial number is impossible."""
+    return _parse(topic) if len(topic) <= _LONGEST else None
+
+
+@functools.lru_cache(100_000)  # docks say the same on the same topics for ever
+def _parse(topic: str) -> Topic | None:
     match = _FORM.fullmatch(topic)
     kind = _KINDS.get(match[3]) if match else None
     if match is None or kind is None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from django.db.models import Q
 from django.utils import timezone
 
-from mqtt_bridge.envelope import Message, Nothing, Reply, result
+from fleet.properties import Properties
+from mqtt_bridge.envelope import Message, Reply, result
 from mqtt_bridge.router import on
 from mqtt_bridge.topics import Kind
 from ota import messages as ota_messages
@@ -15,9 +16,9 @@ from ota.models import UpgradeTask
 from ota.upgrades import proof, reports
 
 
-@on(Kind.STATE, data=Nothing)
-@on(Kind.OSD, data=Nothing)
-def reported(messages: Sequence[Message[Nothing]]) -> Sequence[Reply]:
+@on(Kind.STATE, data=Properties)
+@on(Kind.OSD, data=Properties)
+def reported(messages: Sequence[Message[Properties]]) -> Sequence[Reply]:
     """A report may be the proof of an upgrade; what it says is stored by then."""
     senders = {message.sn for message in messages}
     concerned = Q(gateway__sn__in=senders) | Q(targets__device__sn__in=senders)

@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from coverage import Coverage
 from django.conf import settings as project_settings
 from django.db import connection, connections
 from kombu import pools
@@ -18,6 +19,7 @@ from pytest_django import Settings
 from config import env
 from config.celery import app as celery_app
 from demo import ports
+from fleet import telemetry
 from mqtt_bridge import publisher
 from tests import servers
 from tests.docks import Wire
@@ -37,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs side by side do not choose a port that another one has chosen and not opened yet."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    run = 2 * worker + (config.getoption("--database") == "postgres")
+    ports.supply = ports.among(ports.OURS[run % 32 * 700 :][:700])
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -51,6 +60,28 @@ def pytest_runtest_makereport(
         for process in started.running:
             report.sections.append((f"output of {process.name}", process.output[-_SHOWN:]))
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """PostgreSQL gets what asks the database; among workers the longest tests go first."""
+    if config.getoption("--database") == "postgres":
+        config.hook.pytest_deselected(items=[item for item in items if not _asks_postgres(item)])
+        items[:] = filter(_asks_postgres, items)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_length, reverse=True)
+
+
+def _asks_postgres(item: pytest.Item) -> bool:
+    if "services" in item.keywords:
+        return "everywhere" in item.keywords
+    asked = {"db", "transactional_db"}.intersection(getattr(item, "fixturenames", ()))
+    return bool(asked) or "django_db" in item.keywords
+
+
+def _length(item: pytest.Item) -> tuple[float, bool]:
+    """Grows with how long a test takes, as far as it says so itself."""
+    limit = item.get_closest_marker("timeout")
+    return (limit.args[0] if limit else 0, "services" in item.keywords)
 
 
 def _in_ci() -> bool:
@@ -96,7 +127,7 @@ def session_redis(start_server: StartServer) -> Iterator[servers.Server]:
 @pytest.fixture(scope="session")
 def postgres(start_server: StartServer) -> servers.Server:
     """A PostgreSQL of the session's own; ``.url`` names its database ``fleet``."""
-    return start_server(servers.postgres)
+    return start_server(servers.fleeting_postgres)
 
 
 @pytest.fixture
@@ -165,7 +196,25 @@ def database_url(transactional_db: None) -> str:
     return f"postgres://{values['USER']}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
 
 
+@pytest.fixture(autouse=True)
+def nothing_compared() -> None:
+    """What the bridge compared with the database of another test is not known in this one."""
+    telemetry.forget(list(telemetry.compared))
+
+
 # Our own processes.
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the test and its processes cover is not counted, which would cost half of their speed."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    counting = Coverage.current()
+    if counting:
+        counting.stop()
+    yield
+    if counting:
+        counting.start()
 
 
 def _storage_entry(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-WAIT = 20.0  # s
+WAIT = 120.0  # s
 
 
 class Wire:

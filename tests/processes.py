@@ -16,8 +16,9 @@ from typing import Self
 from demo import checks, leash, ports
 
 ROOT = Path(__file__).resolve().parent.parent
-START_TIME = 40.0  # s; a busy machine with two cores starts a worker in 10
-END_TIME = 10.0  # s; what every process promises
+# s; a machine that is busy with other things does not decide what a test finds.
+START_TIME = 180.0
+END_TIME = 60.0
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = START_TIME) -> None:
@@ -139,7 +140,7 @@ class Running:
         assert self._process, f"{self.name} was not started"
         _kill_group(self.pid)
         self._process.wait(END_TIME)
-        eventually(lambda: not group_members(self.pid), f"the end of all of {self.name}", 5)
+        eventually(lambda: not group_members(self.pid), f"the end of all of {self.name}")
 
     def restart(self) -> None:
         self.terminate()
@@ -155,7 +156,7 @@ class Running:
         finally:
             _kill_group(self.pid)
             self._process.wait(END_TIME)
-            eventually(lambda: not group_members(self.pid), f"the end of all of {self.name}", 5)
+            eventually(lambda: not group_members(self.pid), f"the end of all of {self.name}")
 
 
 def _kill_group(group: int) -> None:

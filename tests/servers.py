@@ -19,6 +19,11 @@ from tests.processes import Running
 
 # Where Debian keeps programs that are not for everybody's PATH.
 _FURTHER = "/usr/sbin:/sbin:/usr/local/sbin"
+_CHROMIUM_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+]  # fmt: skip
 
 
 class Server(Running):
@@ -96,7 +101,12 @@ def empty_s3(url: str) -> None:
     httpx.post(f"{url}/moto-api/reset").raise_for_status()
 
 
-def postgres(folder: Path) -> Server:
+def fleeting_postgres(folder: Path) -> Server:
+    """One that is thrown away in the end: nothing in it has to outlive this machine."""
+    return postgres(folder, "fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+def postgres(folder: Path, *settings: str) -> Server:
     """A new cluster with the database ``fleet``; ``folder`` must be open to the user ``postgres``."""
     tools = postgres_tools()
     port = ports.free()
@@ -112,6 +122,7 @@ def postgres(folder: Path) -> Server:
         f"listen_addresses={ports.HOST}",
     ]
     command += ["-c", "unix_socket_directories=", "-c", "max_connections=200"]
+    command += [word for setting in settings for word in ("-c", setting)]
     url = f"postgres://fleet@{ports.HOST}:{port}/fleet"
     command = [*_as_postgres(folder), *command]
     # SIGINT ends it at once, SIGTERM would wait for the last client. The user changes on the way,
@@ -119,6 +130,17 @@ def postgres(folder: Path) -> Server:
     held = os.geteuid() != 0
     return Server(
         "postgres", command, folder, url, _postgres_answers, held=held, stop_signal=signal.SIGINT
+    )
+
+
+def chromium(folder: Path) -> Server:
+    """A browser without a window, for those who speak the DevTools protocol to it."""
+    port = ports.free()
+    command = [program("chromium", "chromium"), *_CHROMIUM_FLAGS]
+    command += [f"--remote-debugging-port={port}", f"--user-data-dir={folder / 'profile'}"]
+    url = f"http://{ports.HOST}:{port}"
+    return Server(
+        "chromium", command, folder, url, lambda url: checks.http_answers(f"{url}/json/version")
     )
 
 

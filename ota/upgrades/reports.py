@@ -1,11 +1,12 @@
 """What docks report about upgrades: replies to the command, progress, and upgrades of others."""
 
 import datetime as dt
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from fleet.models import Device
 from mqtt_bridge import bulk, metrics
@@ -17,7 +18,28 @@ from ota.states import TaskStatus
 from ota.upgrades import proof, retries
 
 Reports = Sequence[Message[Report]]
-Matched = tuple[Message[Report], UpgradeTask]
+
+
+class Standing(NamedTuple):
+    """What has to be known of a task to judge progress: read under a lock, many at a time.
+
+    Its dock, ``bid`` and rollout never change; objects with all their fields cost five times as much.
+    """
+
+    pk: int
+    sn: str
+    bid: str
+    rollout_id: int
+    status: str
+    retries: int
+    replied_at: dt.datetime | None
+    progress_at: dt.datetime | None
+    progress_seen_at: dt.datetime | None
+    device_ok_at: dt.datetime | None
+    finished_at: dt.datetime | None
+
+
+Matched = tuple[Message[Report], Standing]
 
 # What docks say; the empty one is a missing one.
 _STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
@@ -41,7 +63,7 @@ def record_replies(messages: Reports, now: dt.datetime) -> None:
     matched = [(m, tasks[m.bid, m.sn]) for m in messages if (m.bid, m.sn) in tasks]
     metrics.count("foreign_replies", len(messages) - len(matched))
     matched = _without_repeats(matched)
-    _write_history((message, task, False) for message, task in matched)
+    _write_history(matched)
     matched = [(message, task) for message, task in matched if not retries.is_resting(task)]
     moves: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
     accepted = {task.pk for message, task in matched if _is_acceptance(message, task)}
@@ -84,27 +106,33 @@ def _answer(message: Message[Report], task: UpgradeTask) -> Move | None:
 
 
 def record_progress(messages: Reports, now: dt.datetime) -> None:
-    """``ota_progress`` of any dialect, in any order, any number of times."""
+    """``ota_progress`` of any dialect, in any order, any number of times.
+
+    A batch that only tells how far upgrades have come costs three statements.
+    """
     matched, foreign = _match(messages)
-    matched = _without_repeats(matched)
-    reports: defaultdict[UpgradeTask, list[Message[Report]]] = defaultdict(list)
+    matched = _write_progress(matched)
+    tasks = {task.pk: task for _, task in matched}
+    reports: defaultdict[int, list[Message[Report]]] = defaultdict(list)
     for message, task in matched:
-        reports[task].append(message)
+        reports[task.pk].append(message)
     _count_unknown(messages)
-    history: list[tuple[Message[Report], UpgradeTask, bool]] = []
+    late: list[Message[Report]] = []
     rows: dict[int, dict[str, Any]] = {}
-    moves: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
-    for task, found in reports.items():
+    moves: defaultdict[Move, list[Standing]] = defaultdict(list)
+    for pk, found in reports.items():
+        task = tasks[pk]
         new = _newer(task, found)
-        history += [(message, task, message not in new) for message in found]
+        if len(new) < len(found):
+            late += [message for message in found if message not in new]
         if new:
-            rows[task.pk] = _columns(new[-1], task, now)
-            moves[_move(new[-1])].append(task)
-    _write_history(history)
+            move = _move(new[-1])
+            rows[pk] = _columns(new[-1], move, task, now)
+            moves[move].append(task)
+    _mark_late(late)
     bulk.update(UpgradeTask, _COLUMNS, rows)
-    _apply(moves, now)
-    proof.confirm(UpgradeTask.objects.filter(pk__in=rows), now)
-    live.announce((task.rollout_id, task.pk) for task in reports if task.pk in rows)
+    _apply_progress(moves, now)
+    live.announce((tasks[pk].rollout_id, pk) for pk in rows)
     record_foreign(foreign, now)
 
 
@@ -128,13 +156,14 @@ _COLUMNS = (
 )
 
 
-def _newer(task: UpgradeTask, found: Reports) -> Reports:
+def _newer(task: Standing, found: Reports) -> Reports:
     """The reports that say something new, oldest first: none after the end that a dock told."""
     if task.status in states.TERMINAL or task.device_ok_at:
         return []
+    may_be_echo = retries.is_echo(task.retries, task.replied_at)
     new: list[Message[Report]] = []
     for message in sorted(found, key=lambda message: message.at):
-        is_echo = _move(message).target in _ENDS.values() and retries.is_echo(task)
+        is_echo = may_be_echo and _move(message).target in _ENDS.values()
         if not is_echo and not is_overtaken(message, task.progress_at, task.progress_seen_at):
             new.append(message)
             if _is_end(message):
@@ -146,9 +175,10 @@ def _is_end(message: Message[Report]) -> bool:
     return message.data.status in {*_ENDS, TaskStatus.OK}
 
 
-def _columns(message: Message[Report], task: UpgradeTask, now: dt.datetime) -> dict[str, Any]:
+def _columns(
+    message: Message[Report], move: Move, task: Standing, now: dt.datetime
+) -> dict[str, Any]:
     data = message.data
-    is_ok = _move(message).target == TaskStatus.VERIFYING
     return {
         "percent": data.percent,
         "step": data.step or None,
@@ -158,7 +188,7 @@ def _columns(message: Message[Report], task: UpgradeTask, now: dt.datetime) -> d
         "progress_at": message.at,
         "progress_seen_at": now,
         "replied_at": task.replied_at or now,
-        "device_ok_at": now if is_ok else None,
+        "device_ok_at": now if _is_ok(move) else None,
     }
 
 
@@ -178,6 +208,24 @@ def _move(message: Message[Report]) -> Move:
     if status == TaskStatus.PAUSED:
         return Move(TaskStatus.PAUSED)
     return Move(TaskStatus.IN_PROGRESS)
+
+
+def _apply_progress(moves: dict[Move, list[Standing]], now: dt.datetime) -> None:
+    """Most reports lead to where their task is; only an end or a failure needs all of a task."""
+    leading = {
+        move: [task.pk for task in tasks if task.status in states.sources(move.target)]
+        for move, tasks in moves.items()
+    }
+    tasks = UpgradeTask.objects.in_bulk({pk for pks in leading.values() for pk in pks})
+    _apply({move: [tasks[pk] for pk in pks] for move, pks in leading.items() if pks}, now)
+    # What else may prove an upgrade is told by other messages.
+    told_ok = [task.pk for move in moves if _is_ok(move) for task in moves[move]]
+    if told_ok:
+        proof.confirm(UpgradeTask.objects.filter(pk__in=told_ok), now)
+
+
+def _is_ok(move: Move) -> bool:
+    return move.target == TaskStatus.VERIFYING
 
 
 def _apply(
@@ -231,12 +279,12 @@ def _match(messages: Reports) -> tuple[list[Matched], Reports]:
 
     The rest belongs to upgrades that are not ours.
     """
-    by_bid = _by_bid(messages)
-    others = {m.sn for m in messages if (m.bid, m.sn) not in by_bid}
-    taken = UpgradeTask.objects.in_flight().filter(gateway__sn__in=others)
-    taken = taken.filter(Q(replied_at__isnull=False) | Q(gateway__sn__in=_without_bid(messages)))
-    locked = taken.order_by("pk").select_for_update(of=("self",)).select_related("gateway")
-    by_sn = {task.gateway.sn: task for task in locked}
+    bids = {message.bid for message in messages if message.bid}
+    by_bid = {
+        (task.bid, task.sn): task
+        for task in _standing(UpgradeTask.objects.filter(bid__in=bulk.among(bids), attempt__gt=0))
+    }
+    by_sn = _taken([message for message in messages if (message.bid, message.sn) not in by_bid])
     matched, foreign = [], []
     for message in messages:
         task = by_bid.get((message.bid, message.sn)) or by_sn.get(message.sn)
@@ -247,50 +295,83 @@ def _match(messages: Reports) -> tuple[list[Matched], Reports]:
     return matched, foreign
 
 
-def _without_repeats(found: Sequence[Matched]) -> list[Matched]:
+def _taken(messages: Reports) -> dict[str, Standing]:
+    """By their dock, the open tasks that docks have taken and may tell of without our ``bid``."""
+    if not messages:
+        return {}
+    taken = UpgradeTask.objects.in_flight().filter(gateway__sn__in={m.sn for m in messages})
+    unnamed = {message.sn for message in messages if not message.bid}
+    taken = taken.filter(Q(replied_at__isnull=False) | Q(gateway__sn__in=unnamed))
+    return {task.sn: task for task in _standing(taken)}
+
+
+def _standing(tasks: QuerySet[UpgradeTask]) -> list[Standing]:
+    """How the tasks stand, locked: two bridges must not overtake each other between look and write."""
+    names = ("pk", "gateway__sn", *Standing._fields[2:])
+    locked = tasks.order_by("pk").select_for_update(of=("self",))
+    return [Standing(*values) for values in locked.values_list(*names)]
+
+
+def _without_repeats(
+    found: Sequence[tuple[Message[Report], UpgradeTask]],
+) -> list[tuple[Message[Report], UpgradeTask]]:
     """Those that have not come before: a failure that comes twice must not end two attempts."""
     new = {message.digest: (message, task) for message, task in found}
     known = set(TaskEvent.objects.filter(key__in=new).values_list("key", flat=True))
-    return [pair for key, pair in new.items() if key not in known]
+    return [pair for key, pair in new.items() if uuid.UUID(key) not in known]
 
 
-def _without_bid(messages: Reports) -> set[str]:
-    return {message.sn for message in messages if not message.bid}
-
-
-def _is_revenant(message: Message[Report], task: UpgradeTask) -> bool:
+def _is_revenant(message: Message[Report], task: Standing) -> bool:
     """A dock goes on with a command that we had given up: nothing else may be sent to it now."""
     given_up = task.status in states.TERMINAL - {TaskStatus.OK} and task.finished_at
     is_new = task.progress_at is None or message.at > task.progress_at
     return bool(given_up and message.received_at > given_up and is_new and not _is_end(message))
 
 
-def _write_history(found: Iterable[tuple[Message[Report], UpgradeTask, bool]]) -> None:
-    """A line for each message; a repeated delivery has the same key and adds none."""
-    bulk.insert(
-        (_event(message, task, is_late) for message, task, is_late in found), ignore_conflicts=True
-    )
+def _write_history(found: Iterable[tuple[Message[Report], UpgradeTask]]) -> None:
+    """A line for each reply; a repeated delivery has the same key and adds none."""
+    lines = (TaskEvent(**_line(message, task.pk)) for message, task in found)
+    bulk.insert(lines, ignore_conflicts=True)
 
 
-def _event(message: Message[Report], task: UpgradeTask, is_late: bool) -> TaskEvent:
+def _write_progress(found: Sequence[Matched]) -> list[Matched]:
+    """A line for each report; returns those that have not come before.
+
+    A failure that comes twice must not end two attempts.
+    """
+    lines = [_line(message, task.pk) for message, task in found]
+    once = {line["key"]: (line, pair) for line, pair in zip(lines, found, strict=True)}
+    new = bulk.insert_new(TaskEvent, [line for line, _ in once.values()], "key")
+    if len(new) == len(found):
+        return list(found)
+    return [pair for key, (_, pair) in once.items() if uuid.UUID(key) in new]
+
+
+def _mark_late(messages: Reports) -> None:
+    """What came after a newer report, or after the end; rare."""
+    if messages:
+        keys = [message.digest for message in messages]
+        TaskEvent.objects.filter(key__in=keys).update(is_late=True)
+
+
+def _line(message: Message[Report], task_id: int) -> dict[str, Any]:
     is_reply = message.kind == "services_reply"
     data = message.data
-    return TaskEvent(
-        task=task,
-        at=message.received_at,
-        kind=TaskEvent.Kind.REPLY if is_reply else TaskEvent.Kind.PROGRESS,
-        key=message.digest,
-        reported_at=message.at,
-        tid=message.tid,
-        bid=message.bid,
-        device_status=data.status,
-        percent=data.percent,
-        step=data.step,
-        rate=data.rate,
-        result=data.result,
-        is_late=is_late,
-        text=(errors.advice(data.result) or "")[:500],
-    )
+    return {
+        "task_id": task_id,
+        "at": message.received_at,
+        "kind": TaskEvent.Kind.REPLY if is_reply else TaskEvent.Kind.PROGRESS,
+        "key": message.digest,
+        "reported_at": message.at,
+        "tid": message.tid,
+        "bid": message.bid,
+        "device_status": data.status,
+        "percent": data.percent,
+        "step": data.step,
+        "rate": data.rate,
+        "result": data.result,
+        "text": (errors.advice(data.result) or "")[:500],
+    }
 
 
 def record_foreign(messages: Reports, now: dt.datetime) -> None:

@@ -61,9 +61,9 @@ def outcome(
     )
 
 
-def is_echo(task: UpgradeTask) -> bool:
+def is_echo(retries: int, replied_at: dt.datetime | None) -> bool:
     """Whether a failure can only be that of an attempt that is over: the next has not been answered."""
-    return task.retries > 0 and task.replied_at is None
+    return retries > 0 and replied_at is None
 
 
 def is_resting(task: UpgradeTask) -> bool:

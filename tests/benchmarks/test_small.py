@@ -10,7 +10,11 @@ import pytest
 from benchmarks.__main__ import TOPICS
 from tests.processes import ROOT
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.usefixtures("uncounted"),
+    pytest.mark.timeout(900),
+]
 
 
 def small(topic: str) -> list[dict[str, Any]]:

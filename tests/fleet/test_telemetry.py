@@ -4,12 +4,16 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from django.db import DataError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
 from fleet import telemetry
 from fleet.models import Device
+from fleet.properties import Properties
 from mqtt_bridge import pipeline, router
+from mqtt_bridge.topics import Kind
 from tests.make import NEW, OLD, envelope, make_aircraft, make_device, make_dock, received
 
 pytestmark = pytest.mark.django_db
@@ -249,3 +253,77 @@ def test_a_clock_that_stepped_back_does_not_hide_a_new_version() -> None:
     dock = make_dock(firmware_seen_at=timezone.now() - dt.timedelta(minutes=5))
     say(dock.sn, {"firmware_version": NEW}, "state", seconds_ago=3 * 3600)
     assert stored(dock.sn).firmware_version == NEW
+
+
+# What repeats itself.
+
+
+def osd(sn: str, data: dict[str, Any], seconds: float = 0) -> int:
+    """Brings in an osd that comes in so many seconds; tells how many queries that cost."""
+    at = timezone.now() + dt.timedelta(seconds=seconds)
+    message = envelope(data, timestamp=int(at.timestamp() * 1000))
+    with CaptureQueriesContext(connection) as queries:
+        pipeline.process([received(f"thing/product/{sn}/osd", message, received_at=at)])
+    return len(queries)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_osd_that_says_the_same_again_is_not_looked_at() -> None:
+    dock = make_dock()
+    assert osd(dock.sn, {"mode_code": 4}) > 0
+    assert osd(dock.sn, {"mode_code": 4}, 2) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_others_wrote_meanwhile_is_put_right_within_ten_seconds() -> None:
+    dock = make_dock()
+    osd(dock.sn, {"mode_code": 4})
+    Device.objects.update(mode_code=0)
+    osd(dock.sn, {"mode_code": 4}, 10.1)
+    assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_value_that_comes_and_goes_is_followed_each_time() -> None:
+    dock = make_dock()
+    for mode in (4, 0, 4, 0):
+        osd(dock.sn, {"mode_code": mode})
+        assert stored(dock.sn).mode_code == mode
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_of_one_group_leaves_the_others_known() -> None:
+    dock = make_dock()
+    groups = {"mode_code": 4}, {"storage": {"total": 100, "used": 10}}
+    for group in groups:
+        osd(dock.sn, group)
+    osd(dock.sn, {"storage": {"total": 100, "used": 11}})
+    assert osd(dock.sn, groups[0]) == 0
+    assert osd(dock.sn, groups[1]) > 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_a_start_the_first_osd_counts_though_it_says_the_same() -> None:
+    dock = make_dock()
+    osd(dock.sn, {"mode_code": 4})
+    message = envelope({"type": 2, "sub_type": 0, "sub_devices": []}, "update_topo")
+    pipeline.process([received(f"sys/product/{dock.sn}/status", message)])
+    assert stored(dock.sn).mode_code is None
+    osd(dock.sn, {"mode_code": 4})
+    assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_not_committed_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    dock = make_dock()
+
+    def refuse(messages: Any) -> tuple[()]:
+        raise DataError("refused")
+
+    route = router.Route(Kind.OSD, "", Properties, refuse)
+    with monkeypatch.context() as patched:
+        patched.setattr(router, "_routes", [*router.routes(), route])
+        osd(dock.sn, {"mode_code": 4})
+    assert stored(dock.sn).mode_code == 0
+    osd(dock.sn, {"mode_code": 4})
+    assert stored(dock.sn).mode_code == 4

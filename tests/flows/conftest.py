@@ -14,9 +14,12 @@ from playwright.sync_api import Browser, Page
 from fleet.models import Device, Organization
 from ota import packages
 from simulator.packages import SERIES, build
-from tests.browser import chromium
+from tests import servers
+from tests.browser import connected, new_page
+from tests.conftest import StartServer
 from tests.make import make_organization
-from tests.processes import ROOT, Processes, Running, eventually
+from tests.processes import ROOT, START_TIME, Processes, Running, eventually
+from tests.servers import Server
 
 CODE = "STORYCODE7"
 
@@ -29,7 +32,7 @@ class Story(NamedTuple):
     parts: dict[str, Running]
 
     def simulate(
-        self, docks: int, *arguments: str, online: int | None = None, seconds: float = 90
+        self, docks: int, *arguments: str, online: int | None = None, seconds: float = START_TIME
     ) -> Running:
         """Starts docks and waits until they are online and have reported their versions."""
         running = self.processes.simulator(
@@ -41,14 +44,14 @@ class Story(NamedTuple):
         eventually(lambda: known.count() >= wanted, f"reports of {wanted} devices", seconds)
         return running
 
-    def command(self, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         """Runs a management command as a user would."""
         return subprocess.run(
             [sys.executable, "manage.py", *arguments], cwd=ROOT, text=True, capture_output=True,
             env=self.environment, timeout=seconds, check=False,
         )  # fmt: skip
 
-    def answer(self, *arguments: str, code: int = 0, seconds: float = 300) -> Any:
+    def answer(self, *arguments: str, code: int = 0, seconds: float = 600) -> Any:
         """The JSON document that a command prints."""
         done = self.command(*arguments, "--json", seconds=seconds)
         assert done.returncode == code, done.stderr[-3000:] + done.stdout[-2000:]
@@ -56,7 +59,6 @@ class Story(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-
         return os.environ | self.processes.environment
 
 
@@ -94,11 +96,19 @@ def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
     return tell
 
 
+@pytest.fixture(scope="session")
+def session_chromium(start_server: StartServer) -> Server:
+    return start_server(servers.chromium)
+
+
 @pytest.fixture
-def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+def browser(session_chromium: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    """The session's Chromium; each context in it is a person's own browser."""
+    if not session_chromium.is_alive:
+        session_chromium.start()
     # The browser's driver keeps an event loop in this thread; Django would refuse to work beside it.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    with chromium() as opened:
+    with connected(session_chromium.url) as opened:
         yield opened
 
 
@@ -106,7 +116,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page whose complaints fail the test."""
     complaints: list[str] = []
-    opened = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    opened = new_page(browser)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     yield opened
     assert not complaints

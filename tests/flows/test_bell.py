@@ -6,17 +6,17 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 
 from ota.models import News, Notice, Rollout
-from tests.browser import PASSWORD, log_in
+from tests.browser import enter
 from tests.make import make_organization, make_rollout, make_webhook
 from tests.people import make_person
 from tests.processes import Processes
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    return make_person("Operators", password=PASSWORD)
+    return make_person("Operators")
 
 
 def notice(user: User, rollout: Rollout, title: str) -> Notice:
@@ -32,7 +32,7 @@ def test_the_bell_counts_on_and_opens_with_the_keyboard_on_a_narrow_screen(
     rollout = make_rollout(name="Spring")
     notice(operator, rollout, "Spring has paused by itself")
     processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.evaluate("theme => localStorage.setItem('adminTheme', JSON.stringify(theme))", theme)
     page.set_viewport_size({"width": 420, "height": 800})
     page.goto(f"{processes.web_url}/admin/ota/rollout/")
@@ -63,7 +63,7 @@ def test_the_bell_counts_on_and_opens_with_the_keyboard_on_a_narrow_screen(
 def test_all_is_read_with_a_click(processes: Processes, page: Page, operator: User) -> None:
     notice(operator, make_rollout(), "Spring has paused by itself")
     processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     page.goto(f"{processes.web_url}/admin/ota/notice/")
     page.get_by_role("button", name="Mark all as read").click()
     expect(page.get_by_text("1 marked as read.")).to_be_visible()
@@ -73,10 +73,10 @@ def test_all_is_read_with_a_click(processes: Processes, page: Page, operator: Us
 def test_a_webhook_gets_a_new_secret_with_a_click(
     processes: Processes, page: Page, transactional_db: None
 ) -> None:
-    keeper = make_person("Administrators", password=PASSWORD)
+    keeper = make_person("Administrators")
     hook = make_webhook(make_organization())
     processes.web()
-    log_in(page, processes.web_url, keeper)
+    enter(page, processes.web_url, keeper)
     page.goto(f"{processes.web_url}/admin/ota/webhook/{hook.pk}/change/")
     page.get_by_role("button", name="New secret").click()
     expect(page.get_by_text("This is shown once.")).to_be_visible()

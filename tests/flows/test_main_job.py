@@ -9,13 +9,13 @@ from ota.states import TaskStatus
 from simulator.fleet import plan
 from tests.flows.conftest import Story
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 
 def test_docks_of_three_generations_are_upgraded_and_prove_it(story: Callable[..., Story]) -> None:
     told = story()
     told.simulate(6, "--speed", "20")
-    done = told.answer("start_upgrade", "--all", "--wait", "--timeout", "120")
+    done = told.answer("start_upgrade", "--all", "--wait", "--timeout", "600")
     assert {task["gateway_sn"] for task in done["tasks"]}
     assert set(UpgradeTask.objects.values_list("status", flat=True)) == {TaskStatus.OK}
     status = told.answer("upgrade_status", str(done["rollout_id"]))
@@ -59,12 +59,12 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
 
 def test_each_dock_ends_as_its_fault_dictates(story: Callable[..., Story]) -> None:
     told = story(
-        OTA_REPLY_SECONDS="4", OTA_STALL_SECONDS="12", OTA_VERIFY_SECONDS="12", OFFLINE_AFTER_SECONDS="8",
+        OTA_REPLY_SECONDS="15", OTA_STALL_SECONDS="30", OTA_VERIFY_SECONDS="30", OFFLINE_AFTER_SECONDS="15",
     )  # fmt: skip
     names = [name for name in EXPECTED if name]
     faults = [argument for name in names for argument in ("--fault", f"{name}=1")]
-    told.simulate(len(names) + 2, "--speed", "20", "--clear-after", "20", *faults)
-    wait = ["--wait", "--timeout", "150", "--max-failed-percent", "none"]
+    told.simulate(len(names) + 2, "--speed", "20", "--clear-after", "30", *faults)
+    wait = ["--wait", "--timeout", "600", "--max-failed-percent", "none"]
     done = told.answer("start_upgrade", "--all", *wait, code=1)
     expected = {
         dock.sn: EXPECTED[dock.fault] for dock in plan(len(names) + 2, dict.fromkeys(names, 1))

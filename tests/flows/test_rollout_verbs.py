@@ -11,26 +11,26 @@ from playwright.sync_api import Page, expect
 
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.browser import PASSWORD, log_in
+from tests.browser import enter
 from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
 from tests.people import make_person
 from tests.processes import Processes
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 S, R = TaskStatus, Rollout.Status
 
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
-    return make_person("Operators", password=PASSWORD)
+    return make_person("Operators")
 
 
 @pytest.fixture
 def console(processes: Processes, page: Page, operator: User) -> Page:
     """A browser of an operator, at the console."""
     processes.web()
-    log_in(page, processes.web_url, operator)
+    enter(page, processes.web_url, operator)
     return page
 
 

@@ -13,13 +13,13 @@ from ota import storage
 from ota.models import FirmwarePackage, ProductCode, Upload
 from ota.states import PackageState
 from simulator.packages import build
-from tests.browser import PASSWORD, log_in
+from tests.browser import PASSWORD, enter, log_in
 from tests.cable import Cable
 from tests.make import make_model
 from tests.people import make_person
 from tests.processes import Processes, eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 MB = 1 << 20
 ADD = "/admin/ota/firmwarepackage/add/"
@@ -43,8 +43,7 @@ def choose(page: Page, url: str, path: Path) -> None:
 
 def percent_reaches(page: Page, percent: int) -> None:
     page.wait_for_function(
-        f"parseInt(document.getElementById('upload-percent').textContent) >= {percent}",
-        timeout=60_000,
+        f"parseInt(document.getElementById('upload-percent').textContent) >= {percent}"
     )
 
 
@@ -59,10 +58,10 @@ def test_an_upload_goes_on_after_cuts_and_arrives_whole(
     processes.web()
     processes.worker()
     with Cable(processes.web_port, cuts=[11 * MB, 29 * MB]) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         page.click("#package-add")  # goes by itself at the end
-        page.wait_for_url("**/change/", timeout=90_000)
+        page.wait_for_url("**/change/")
         assert cable.cuts_made == 2
     package = FirmwarePackage.objects.get()
     content = zip_40.read_bytes()
@@ -78,7 +77,7 @@ def test_an_upload_goes_on_in_a_new_page_where_it_stopped(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 45)
         page.goto("about:blank")
@@ -87,7 +86,7 @@ def test_an_upload_goes_on_in_a_new_page_where_it_stopped(
         page.goto(f"{cable.url}{ADD}")
         expect(page.get_by_text("choose the file again to go on")).to_be_visible()
         choose(page, cable.url, zip_40)
-        expect(page.locator("#upload-here")).to_be_visible(timeout=60_000)
+        expect(page.locator("#upload-here")).to_be_visible()
         assert cable.carried - before < 33 * MB
     upload = Upload.objects.get()
     assert upload.sha256 == hashlib.sha256(zip_40.read_bytes()).hexdigest()
@@ -100,7 +99,7 @@ def test_bytes_go_straight_to_the_bucket_and_go_on_in_a_new_page(
         processes.environment["STORAGE_URL"] = f"s3://fleet/library?endpoint={cable.url}"
         processes.web()
         processes.worker()
-        log_in(page, processes.web_url, administrator)
+        enter(page, processes.web_url, administrator)
         choose(page, processes.web_url, zip_40)
         percent_reaches(page, 45)
         page.goto("about:blank")
@@ -108,7 +107,7 @@ def test_bytes_go_straight_to_the_bucket_and_go_on_in_a_new_page(
         choose(page, processes.web_url, zip_40)
         percent_reaches(page, 40)
         page.click("#package-add")
-        page.wait_for_url("**/change/", timeout=90_000)
+        page.wait_for_url("**/change/")
         package = FirmwarePackage.objects.get()
         eventually(lambda: is_available(package), "the check of the bytes")
     assert package.sha256 == hashlib.sha256(zip_40.read_bytes()).hexdigest()
@@ -119,14 +118,14 @@ def test_a_server_that_was_killed_is_waited_for(
 ) -> None:
     web = processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 30)
         web.kill9()
         expect(page.get_by_text("Connection lost, trying again…")).to_be_visible()
         cable.rate = 0
         web.start()
-        expect(page.locator("#upload-here")).to_be_visible(timeout=60_000)
+        expect(page.locator("#upload-here")).to_be_visible()
     upload = Upload.objects.get()
     assert storage.path(upload.key).read_bytes() == zip_40.read_bytes()
     assert not upload.sha256  # no process has seen all bytes
@@ -137,7 +136,7 @@ def test_an_upload_pauses_goes_on_and_is_canceled(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=10 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 25)
         page.get_by_role("button", name="Pause").click()
@@ -154,21 +153,21 @@ def test_who_was_logged_out_is_told_and_goes_on_after_a_login(
 ) -> None:
     processes.web()
     with Cable(processes.web_port, rate=20 * MB) as cable:
-        log_in(page, cable.url, administrator)
+        enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
         percent_reaches(page, 25)
         Session.objects.all().delete()
         expect(page.get_by_text("Log in again in another tab")).to_be_visible()
         cable.rate = 0
         log_in(page.context.new_page(), cable.url, administrator)
-        expect(page.locator("#upload-here")).to_be_visible(timeout=60_000)
+        expect(page.locator("#upload-here")).to_be_visible()
 
 
 def test_a_file_over_the_limit_is_refused_in_words(
     processes: Processes, page: Page, administrator: User, zip_40: Path
 ) -> None:
     processes.web(UPLOAD_LIMIT_GB="0.01")
-    log_in(page, processes.web_url, administrator)
+    enter(page, processes.web_url, administrator)
     choose(page, processes.web_url, zip_40)
     expect(page.get_by_role("alert")).to_contain_text("40.0 MB; at most 10.2 MB are taken")
     expect(page.get_by_text("Choose a package")).to_be_visible()

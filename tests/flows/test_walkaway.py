@@ -37,7 +37,7 @@ IS_LARGE = DOCKS >= 500
 KILLS = 10 if IS_LARGE else 4
 SEED = int(os.environ.get("STORY_SEED") or random.randrange(1_000_000))  # noqa: S311
 MOST_FAILED = max(4, DOCKS // 50)
-PATIENCE = 60 + DOCKS  # s for each stage, on a busy machine
+PATIENCE = 180 + DOCKS  # s for each stage, on a busy machine
 
 pytestmark = [
     pytest.mark.services,
@@ -133,8 +133,9 @@ class Walk:
         counted = (f"{name}={count}" for name, count in self.faulty.items())
         arguments = [word for fault in counted for word in ("--fault", fault)]
         self.simulator = self.told.simulate(
-            DOCKS, "--speed", "20", "--osd", "10" if IS_LARGE else "1", "--clear-after", "0",
-            "--json", *arguments, seconds=PATIENCE,
+            DOCKS, "--speed", "10" if IS_LARGE else "20", "--osd", "15" if IS_LARGE else "1",
+            "--patience", str(PATIENCE), "--clear-after", "0", "--json", *arguments,
+            seconds=PATIENCE,
         )  # fmt: skip
         passing = [sn for sn, fault in self.fault_of.items() if fault in CLEARS]
         topics = [f"thing/product/{sn}/osd" for sn in passing]
@@ -260,7 +261,7 @@ def judge_commands(walk: Walk, summary: dict[str, int]) -> str:
 
 @pytest.fixture
 def walk(story: Callable[..., Story], mosquitto: Server) -> Iterator[Walk]:
-    long = 4 if IS_LARGE else 1  # a thousand docks keep two cores busy
+    long = 6 if IS_LARGE else 1  # a thousand docks keep two cores busy
     told = story(
         size=20_000, OTA_RETRIES="2", OTA_RETRY_PAUSE_SECONDS="10", OTA_WAIT_RETRIES="2",
         OTA_WAIT_PAUSE_SECONDS="1", OTA_REPLY_SECONDS=str(10 * long),
@@ -279,18 +280,17 @@ def test_a_rollout_is_carried_through_faults_a_mass_failure_and_kills(walk: Walk
     walk.fail_and_go_on()
     walk.end()
     show(f"took {walk.took:.0f} s; killed: {', '.join(walk.reaper.killed)}")
-    assert len(walk.reaper.killed) == KILLS
-    assert walk.outcomes() == walk.expected()
-    history = History()
-    history.extend(TaskEvent.objects.order_by("pk").iterator())
-    history.assert_adds_up()
     show("paused by itself:", judge_pause(walk))
     summary = docks_say(walk.simulator)
     show("docks say:", summary)
-    show(judge_commands(walk, summary))
     reactions = walk.reactions()
     show(
         f"from the report to the command: {len(reactions)} docks, median "
         f"{statistics.median(reactions):.1f} s, most {reactions[-1]:.1f} s"
     )
-    assert reactions[0] > 0
+    show(judge_commands(walk, summary))
+    assert len(walk.reaper.killed) == KILLS
+    assert walk.outcomes() == walk.expected()
+    history = History()
+    history.extend(TaskEvent.objects.order_by("pk").iterator())
+    history.assert_adds_up()

@@ -65,7 +65,7 @@ def test_a_bridge_killed_in_the_middle_loses_nothing_and_doubles_nothing(
         if number in {200, 400}:
             bridge.kill9()
             bridge.start(wait=False)
-    eventually(lambda: history(task.pk) >= 600, "all messages", 60)
+    eventually(lambda: history(task.pk) >= 600, "all messages")
     assert history(task.pk) == 600
 
 

@@ -75,7 +75,7 @@ def test_a_property_message_is_kept(name: str, publish: Callable[[str], None]) -
     publish(name)
     sn, expected = OSD[name]
     eventually(lambda: Device.objects.filter(sn=sn).exists(), "the device")
-    eventually(lambda: found(sn, expected) == expected, f"{expected} of {sn}", 5)
+    eventually(lambda: found(sn, expected) == expected, f"{expected} of {sn}")
 
 
 def found(sn: str, expected: dict[str, Any]) -> dict[str, Any]:

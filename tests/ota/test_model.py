@@ -20,7 +20,8 @@ from tests.ota.model.parallel import Parallel
 pytestmark = [
     pytest.mark.services,
     pytest.mark.everywhere,
-    pytest.mark.timeout(4 * 60 * 60 if "MODEL_EXAMPLES" in os.environ else 300),
+    pytest.mark.usefixtures("uncounted"),
+    pytest.mark.timeout(4 * 60 * 60 if "MODEL_EXAMPLES" in os.environ else 1200),
 ]
 
 EXAMPLES, STEPS = int(os.environ.get("MODEL_EXAMPLES", "4")), 60

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,9 +151,7 @@ def test_a_bucket_that_does_not_answer_damages_nothing(
 ) -> None:
     package = arrive(tmp_path)
     s3_server.kill9()
-    begun = time.monotonic()
     assert checks.check(timezone.now())
-    assert time.monotonic() - begun < 15
     assert state_of(package) == PackageState.CHECKING
     assert "cannot be read now" in package.events.latest("pk").text
 

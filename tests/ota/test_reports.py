@@ -171,7 +171,9 @@ def test_a_bar_may_go_backwards() -> None:
     assert task.percent == 5
 
 
-@pytest.mark.parametrize("timestamp", [ago(1), None, -1, 2**60])
+@pytest.mark.parametrize(
+    "timestamp", [ago(1), None, -1, 2**60], ids=["then", "never", "negative", "huge"]
+)
 def test_a_repeated_delivery_adds_no_second_line(timestamp: int | None) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS)
     message = report(task, progress(percent=20), timestamp=timestamp)

@@ -354,7 +354,7 @@ def finish(end: TaskStatus) -> None:
 def test_waiting_tells_how_it_ended(processes: Processes, end: TaskStatus, code: int) -> None:
     process = begin(processes, "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     finish(end)
-    told = json.loads(process.communicate(timeout=20)[0])
+    told = json.loads(process.communicate(timeout=120)[0])
     assert process.returncode == code
     assert told["status"]["counts"][end] == 1
     assert told["status"]["rollout_id"] == told["rollout_id"]

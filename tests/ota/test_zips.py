@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 import tracemalloc
 import zipfile
 import zlib
@@ -167,7 +166,7 @@ def test_more_than_a_worker_reads_in_a_minute_is_refused(monkeypatch: pytest.Mon
     assert "at most 1000 are taken" in refusal(inspect, zipped("module.bin", content=bytes(600)))
 
 
-def test_a_hundred_thousand_entries_are_refused_quickly_and_in_little_memory(
+def test_a_hundred_thousand_entries_are_refused_in_little_memory(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "many.zip"
@@ -176,13 +175,11 @@ def test_a_hundred_thousand_entries_are_refused_quickly_and_in_little_memory(
             package.writestr(str(number), b"")
     tracemalloc.start()
     try:
-        begun = time.monotonic()
         with path.open("rb") as file, pytest.raises(PackageRefused, match="directory is too large"):
             zips.inspect(file, "many.zip")
-        took, (_, peak) = time.monotonic() - begun, tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert took < 1
     assert peak < 4_000_000
 
 

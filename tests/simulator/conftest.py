@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from demo import ports
 from simulator.ending import end
 from simulator.fleet import Fleet, Options, plan
 from simulator.link import Broker
@@ -29,7 +30,7 @@ def broker_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Start a broker on a free port of 127.0.0.1."""
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed")
-    port = _free_port()
+    port = ports.free()
     config = tmp_path_factory.mktemp("broker") / "mosquitto.conf"
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
@@ -40,18 +41,11 @@ def broker_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(timeout=5)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        process.wait(timeout=60)
 
 
 def _wait_for(port: int) -> None:
-    for _ in range(100):
+    for _ in range(1200):
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)

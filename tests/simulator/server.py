@@ -66,7 +66,7 @@ class Cloud:
 
     async def until(self, wanted: Callable[[Said], bool], count: int = 1) -> Said:
         """Return the `count`th message that is wanted, past ones included."""
-        async with asyncio.timeout(12), self._news:
+        async with asyncio.timeout(120), self._news:
             await self._news.wait_for(lambda: len(self.all(wanted)) >= count)
         return self.all(wanted)[count - 1]
 

@@ -52,7 +52,7 @@ async def test_the_command_says_when_all_are_online_and_ends_when_told(broker_po
         )  # fmt: skip
         await server.until(lambda said: said.kind == "osd", count=12)
         process.send_signal(signal.SIGTERM)
-        out, err = await asyncio.wait_for(process.communicate(), timeout=5)
+        out, err = await asyncio.wait_for(process.communicate(), timeout=120)
     assert process.returncode == 0
     summary = json.loads(out)
     assert summary.pop("rounds") >= 3

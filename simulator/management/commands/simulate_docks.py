@@ -68,6 +68,10 @@ class Command(BaseCommand):
             help="real seconds between two rounds of osd; default 2 of simulated time",
         )  # fmt: skip
         parser.add_argument(
+            "--patience", type=_positive, default=10.0, metavar="SECONDS",
+            help="real seconds for which a dock waits for an answer, default 10",
+        )  # fmt: skip
+        parser.add_argument(
             "--rate", type=int, metavar="BYTES", help="bytes per second of each dock"
         )
         parser.add_argument(
@@ -126,6 +130,7 @@ def _prepare(options: dict[str, Any]) -> tuple[tuple[DockSpec, ...], Options, Me
         clear_after=options["clear_after"],
         rate=options["rate"],
         osd=options["osd"],
+        reply_timeout=options["patience"],
     )
     return specs, fleet_options, Memory(options["state"])
 

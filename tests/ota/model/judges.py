@@ -31,6 +31,7 @@ class Judges(World):
         super().__init__()
         self.bids: dict[int, str] = {}
         self.tids: set[str] = set()
+        self.sent: Counter[str] = Counter()  # commands, by how many devices they are for
         self.history, self.last_event = History(), 0
         self.retried: Counter[int] = Counter()
         self.ended: dict[int, str] = {}
@@ -44,6 +45,7 @@ class Judges(World):
         assert not (dock.working and dock.told_work), f"{dock} works already"
         assert command["tid"] not in self.tids
         self.tids.add(command["tid"])
+        self.sent[f"commands for {len(command['data']['devices'])}"] += 1
         assert self.bids.setdefault(task.pk, command["bid"]) == command["bid"]
         self.judge_moment(task, timezone.now())
         self.judge_knowledge(dock, command)

@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('fleet', '0001_initial'),
-        ('ota', '0012_sealed_and_owned'),
+        ('ota', '0013_room_in_pages'),
     ]
 
     operations = [

@@ -12,6 +12,6 @@ def count(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("ota", "0013_lists")]
+    dependencies = [("ota", "0014_lists")]
 
     operations = [migrations.RunPython(count, migrations.RunPython.noop)]

@@ -1,0 +1,221 @@
+"""The bridge's socket: takes what devices publish out of the stream itself, and leaves the rest to paho.
+
+Paho reads a packet in three or more calls of ``recv``, one packet for each ``select``, and
+acknowledges each with a ``send`` of its own: 35 us a message, more than all that is done with it
+afterwards. Here a chunk is read at once, its PUBLISH packets are delivered together, and a batch
+is acknowledged in one write. Connecting, subscribing, pings, our own messages and every other
+packet stay paho's: it gets this object as its socket (``Client.tls_set_context``), with or without TLS.
+"""
+
+import contextlib
+import itertools
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+CHUNK = 256 * 1024
+SEND_TIME = 30.0  # s for a packet to a broker that does not read
+_PUBLISH, _PUBACK = 3, b"\x40\x02"
+
+_numbers = itertools.count(1)
+
+
+class Published(NamedTuple):
+    """A message as it came on a line; ``mid`` is 0 where it needs no acknowledgement."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    is_retained: bool
+    mid: int
+
+
+Deliver = Callable[["Line", Sequence[Published]], None]
+
+
+class Context:
+    """What paho takes for an SSL context: makes a ``Line`` of each new socket.
+
+    ``tls`` is the real context; without one the line is not encrypted.
+    """
+
+    # Paho compares no names then: with TLS the real context does, without there is none.
+    check_hostname = True
+
+    def __init__(self, tls: ssl.SSLContext | None, *, is_five: bool, deliver: Deliver) -> None:
+        self._tls = tls
+        self._is_five = is_five
+        self._deliver = deliver
+
+    def wrap_socket(
+        self, raw: socket.socket, server_hostname: str, do_handshake_on_connect: bool
+    ) -> "Line":
+        if self._tls:
+            raw = self._tls.wrap_socket(
+                raw,
+                server_hostname=server_hostname,
+                do_handshake_on_connect=do_handshake_on_connect,
+            )
+        return Line(raw, is_five=self._is_five, deliver=self._deliver)
+
+
+class Line:
+    """One connection. Any thread may send; whole packets go out one after the other.
+
+    ``number`` tells it from all others of this process.
+    """
+
+    def __init__(self, inner: socket.socket, *, is_five: bool, deliver: Deliver) -> None:
+        self.number = next(_numbers)
+        self._inner = inner
+        self._is_five = is_five
+        self._deliver = deliver
+        self._raw = bytearray()  # read, and not taken apart yet
+        self._others = bytearray()  # packets for paho
+        self._packet = threading.Lock()  # held for a whole packet
+        self._call = threading.Lock()  # OpenSSL takes one call at a time
+
+    # What paho calls.
+
+    def recv(self, most: int) -> bytes:
+        """Bytes of packets that are paho's; all others that came are delivered on the way.
+
+        Raises:
+            BlockingIOError: none have come (over TLS also ``ssl.SSLWantReadError``).
+            MalformedPublish: what came is not MQTT.
+        """
+        if not self._others:
+            with self._call:
+                chunk = self._inner.recv(CHUNK)
+            if not chunk:
+                return b""
+            self._raw += chunk
+            self._take_apart()
+        if not self._others:
+            raise BlockingIOError
+        taken = bytes(self._others[:most])
+        del self._others[:most]
+        return taken
+
+    def pending(self) -> int:
+        """How many bytes can be had although the socket itself has nothing to read."""
+        inner = self._inner
+        return len(self._others) + (inner.pending() if isinstance(inner, ssl.SSLSocket) else 0)
+
+    def send(self, data: bytes | bytearray) -> int:
+        """Sends all of it.
+
+        Raises:
+            TimeoutError: the broker does not read; the line is of no use any more.
+        """
+        until = time.monotonic() + SEND_TIME
+        with self._packet:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._send_some(rest) :]
+                if rest and time.monotonic() > until:
+                    self._inner.shutdown(socket.SHUT_RDWR)
+                    raise TimeoutError("the broker does not read")
+        return len(data)
+
+    def do_handshake(self) -> None:
+        if isinstance(self._inner, ssl.SSLSocket):
+            self._inner.do_handshake()
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._inner.settimeout(seconds)
+
+    def setblocking(self, flag: bool) -> None:
+        self._inner.setblocking(flag)
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    # What the bridge calls.
+
+    def acknowledge(self, mids: Iterable[int]) -> None:
+        """One PUBACK for each; the same four bytes in MQTT 3.1.1 and 5.
+
+        On a line that has broken nothing is sent: the broker delivers the messages again.
+        """
+        if packets := b"".join([_PUBACK + mid.to_bytes(2, "big") for mid in mids]):
+            with contextlib.suppress(OSError):
+                self.send(packets)
+
+    def _send_some(self, data: memoryview) -> int:
+        try:
+            with self._call:
+                return self._inner.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            select.select([], [self._inner], [], 1)
+            return 0
+
+    def _take_apart(self) -> None:
+        """Delivers the PUBLISH packets that are whole, and keeps the others for paho."""
+        raw, start, found = self._raw, 0, []
+        while (bounds := _bounds(raw, start)) is not None:
+            body, end = bounds
+            head = raw[start]
+            if head >> 4 == _PUBLISH and (head >> 1) & 3 < 2:
+                found.append(self._published(head, body, end))
+            else:
+                self._others += raw[start:end]
+            start = end
+        del raw[:start]
+        if found:
+            self._deliver(self, found)
+
+    def _published(self, head: int, body: int, end: int) -> Published:
+        """MQTT 3.1.1 and 5, section 3.3: topic, number, properties (only 5), payload."""
+        raw, qos = self._raw, (head >> 1) & 3
+        at = body + 2 + _number(raw, body)
+        topic = raw[body + 2 : at].decode(errors="replace")
+        mid = 0
+        if qos:
+            mid, at = _number(raw, at), at + 2
+        if self._is_five and (found := _length(raw, at, end)):
+            at = sum(found)
+        if at > end:
+            raise MalformedPublish(f"a message of {end - body} bytes ends within its head")
+        return Published(topic, bytes(raw[at:end]), qos, bool(head & 1), mid)
+
+
+class MalformedPublish(ConnectionError):
+    """What the broker sends is not MQTT; only a new connection helps."""
+
+
+def _number(raw: bytearray, at: int) -> int:
+    return int.from_bytes(raw[at : at + 2], "big")
+
+
+def _bounds(raw: bytearray, start: int) -> tuple[int, int] | None:
+    """Where the body of a packet begins and ends; None while it has not come whole."""
+    if not (found := _length(raw, start + 1, len(raw))):
+        return None
+    body, size = found
+    return (body, body + size) if body + size <= len(raw) else None
+
+
+def _length(raw: bytearray, at: int, end: int) -> tuple[int, int] | None:
+    """Where a number of one to four bytes ends, and the number (MQTT 5, section 1.5.5).
+
+    None if it does not end before ``end``.
+
+    Raises:
+        MalformedPublish: it is longer than four bytes.
+    """
+    number = 0
+    for place in range(at, min(at + 4, end)):
+        number |= (raw[place] & 127) << (7 * (place - at))
+        if raw[place] < 128:
+            return place + 1, number
+    if at + 4 <= end:
+        raise MalformedPublish("a length has more than four bytes")
+    return None

@@ -1,0 +1,85 @@
+"""Values arrive as they were, whatever is in them; on both databases."""
+
+import datetime as dt
+import uuid
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from mqtt_bridge import bulk
+from ota.models import TaskEvent
+from tests.make import make_task
+
+pytestmark = pytest.mark.django_db
+
+NOW = dt.datetime(2026, 3, 4, 5, 6, 7, 890123, dt.UTC)
+TEXTS = [
+    "",
+    "NULL",
+    "{a,b}",
+    'a "quoted" word',
+    "back\\slash",
+    "two\nlines",
+    "%s",
+    "'; --",
+    "é 机场",
+]
+
+
+def rows(texts: list[str], **fields: Any) -> list[dict[str, Any]]:
+    task = make_task()
+    common = {"task_id": task.pk, "at": NOW, "kind": "progress", "percent": None} | fields
+    return [common | {"key": uuid.uuid4().hex, "text": text} for text in texts]
+
+
+def test_texts_come_back_as_they_were() -> None:
+    bulk.insert_new(TaskEvent, rows(TEXTS), "key")
+    assert list(TaskEvent.objects.order_by("pk").values_list("text", flat=True)) == TEXTS
+
+
+def test_what_rows_do_not_name_has_its_default() -> None:
+    bulk.insert_new(TaskEvent, rows(["one", "two"]), "key")
+    event = TaskEvent.objects.earliest("pk")
+    assert (event.at, event.percent, event.actor) == (NOW, None, None)
+    assert (event.is_late, event.tid) == (False, "")
+
+
+def test_only_new_rows_are_told_and_others_stay_as_they_are() -> None:
+    first, second, third = rows(["first", "second", "third"])
+    assert bulk.insert_new(TaskEvent, [first, second], "key") == {
+        uuid.UUID(first["key"]),
+        uuid.UUID(second["key"]),
+    }
+    again = [second | {"text": "changed"}, third]
+    assert bulk.insert_new(TaskEvent, again, "key") == {uuid.UUID(third["key"])}
+    texts = TaskEvent.objects.order_by("pk").values_list("text", flat=True)
+    assert list(texts) == ["first", "second", "third"]
+
+
+def test_nothing_costs_nothing() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        assert bulk.insert_new(TaskEvent, [], "key") == set()
+        bulk.update(TaskEvent, ("text",), {})
+        bulk.update(TaskEvent, ("text",), {1: {"text": None}})
+    assert not queries
+
+
+def test_an_update_sets_what_a_row_names_and_nothing_else() -> None:
+    bulk.insert_new(TaskEvent, rows(["one", "two"], percent=5), "key")
+    one, two = TaskEvent.objects.order_by("pk")
+    changes: dict[int, dict[str, Any]] = {
+        one.pk: {"text": 'a "new", {text}'},
+        two.pk: {"percent": 7, "reported_at": NOW},
+    }
+    bulk.update(TaskEvent, ("text", "percent", "reported_at", "step"), changes)
+    found = TaskEvent.objects.order_by("pk").values_list("text", "percent", "reported_at")
+    assert list(found) == [('a "new", {text}', 5, None), ("two", 7, NOW)]
+
+
+def test_a_guard_over_values_that_no_row_names_still_holds() -> None:
+    bulk.insert_new(TaskEvent, rows(["one"], percent=5), "key")
+    pk = TaskEvent.objects.get().pk
+    bulk.update(TaskEvent, ("text", "step"), {pk: {"text": "new"}}, "v.step IS NOT NULL")
+    assert TaskEvent.objects.get().text == "one"
