@@ -47,13 +47,12 @@ def send(
     with _connect(url, "load", clean=True) as line:
         packets = [_publish(message, qos, mid) for message, mid in _numbered(messages)]
         if rate:
-            return _pour(line, packets, rate, seconds)
+            sent = _pour(line, packets, rate, seconds)
+            _await_all(line)
+            return sent
         began = time.monotonic()
         _blast(line, packets, qos)
-        # What the broker has not answered it has not read: its answer to a ping comes last.
-        line.sendall(b"\xc0\0")
-        while not line.recv(65536).endswith(b"\xd0\0"):
-            pass
+        _await_all(line)
         return Sent(len(packets), time.monotonic() - began, 0)
 
 
@@ -118,6 +117,17 @@ def _blast(line: socket.socket, packets: Sequence[bytes], qos: int) -> None:
             confirmed += len(line.recv(65536)) // 4
     while qos and confirmed < len(packets):
         confirmed += len(line.recv(65536)) // 4
+
+
+def _await_all(line: socket.socket) -> None:
+    """Waits until the broker has read all: its answer to a ping comes last.
+
+    A socket that is closed before may take with it what the broker has not read yet.
+    """
+    line.setblocking(True)
+    line.sendall(b"\xc0\0")
+    while not line.recv(65536).endswith(b"\xd0\0"):
+        pass
 
 
 def _pour(line: socket.socket, packets: Sequence[bytes], rate: float, seconds: float) -> Sent:
