@@ -65,8 +65,8 @@ class Story(NamedTuple):
 def docks_say(simulator: Running) -> dict[str, int]:
     """Ends a simulator that was started with ``--json``; what became of its commands and upgrades."""
     simulator.terminate()
-    output = simulator.output
-    found: dict[str, int] = json.loads(output[output.index("{") :])["outcomes"]
+    document = next(line for line in simulator.output.splitlines() if line.startswith("{"))
+    found: dict[str, int] = json.loads(document)["outcomes"]
     return found
 
 
