@@ -12,7 +12,10 @@ from rich.console import Console
 from benchmarks import machine, page, results
 from benchmarks.results import Size
 
-TOPICS = ("delivery", "history", "ingest", "launch", "pages", "tick", "upload")
+TOPICS = (
+    *("browsers", "command", "delivery", "history", "ingest"),
+    *("launch", "pages", "tick", "upload"),
+)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests import servers
+from tests.processes import group_members
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # in a second, of /proc/stat
 _PROGRAMS = {
@@ -76,18 +77,14 @@ def watch() -> Callable[[], float]:
 
 
 def memory(pid: int, field: str = "VmHWM") -> float:
-    """``VmRSS`` or ``VmHWM`` (the peak) of a process and its children together, MB."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    texts = [Path(f"/proc/{one}/status").read_text() for one in (str(pid), *children)]
+    """``VmRSS`` or ``VmHWM`` (the peak) of a process group's members together, MB."""
+    texts = [Path(f"/proc/{one}/status").read_text() for one in group_members(pid)]
     found = [int(kb) for text in texts for kb in re.findall(rf"{field}:\s+(\d+) kB", text)]
     return sum(found) * 1024 / 1_000_000
 
 
 def processor(pid: int) -> float:
-    """Seconds of processor time that a process and its living children have used."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    fields = [
-        Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        for one in (str(pid), *children)
-    ]
+    """Seconds of processor time that a process group's members have used."""
+    texts = [Path(f"/proc/{one}/stat").read_text() for one in group_members(pid)]
+    fields = [text.rpartition(")")[2].split() for text in texts]
     return sum(int(field[11]) + int(field[12]) for field in fields) / _TICKS
