@@ -3,12 +3,18 @@
 A browser is told the full state of its page when it comes, when it turns the page, and now and
 then; in between only what changed. Everything is sent on the beat of one clock, four times a
 second at most, so that browsers which show the same share what is read from the database.
+
+Daphne keeps in memory what a browser does not read, without a limit and without telling. So each
+update has a token that nobody can guess, and a browser answers with it: one that has not seen
+``AHEAD`` updates gets no more, and one that sees none for ``REFRESH`` is sent away.
 """
 
 import asyncio
+import collections
 import contextlib
 import json
 import logging
+import secrets
 import time
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -31,10 +37,12 @@ BEAT = 0.25  # s
 # After this time permission is looked at again and the page is sent anew: what Redis lost while
 # it was away is put right by it.
 REFRESH = 30.0  # s
-# How many updates a browser may be behind, if it tells what it has taken in.
+# How many updates a browser may be behind.
 AHEAD = 4
+# How many messages that make no sense are answered; ours sends none.
+MOST_MISTAKES = 10
 
-ANONYMOUS, FORBIDDEN, UNKNOWN, FAILED = 4401, 4403, 4404, 1011
+NONSENSE, ANONYMOUS, FORBIDDEN, UNKNOWN, SILENT, FAILED = 4400, 4401, 4403, 4404, 4408, 1011
 
 _Shown = tuple[int, ...] | None
 
@@ -49,8 +57,18 @@ class _Wanted(NamedTuple):
 
 
 class _Update(NamedTuple):
+    """What is sent, the token inside, and the tasks that the browser shows from then on."""
+
     text: str
+    token: str
     shown: tuple[int, ...]
+
+
+class _Unseen(NamedTuple):
+    """An update that the browser has not answered yet."""
+
+    token: str
+    sent_at: float
 
 
 class _Reading(NamedTuple):
@@ -66,7 +84,7 @@ class RolloutConsumer(AsyncWebsocketConsumer):
     """One browser that watches one rollout.
 
     It says what it shows as ``{"page": 2, "status": "failed"}``, in the query string or later on.
-    ``{"seen": 1}`` after each update is optional and keeps it from being sent more than it takes.
+    It answers each update with ``{"seen": token}``.
     """
 
     def __init__(self) -> None:
@@ -74,9 +92,11 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         self._view = View()
         self._shown: _Shown = None  # None: nothing yet, or not this view
         self._changed: set[int] = set()
+        self._has_all_changed = False
         self._has_news = True
         self._news_at = 0.0
-        self._behind: int | None = None  # None: the browser does not tell
+        self._unseen: collections.deque[_Unseen] = collections.deque()
+        self._mistakes = 0
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
 
@@ -101,14 +121,21 @@ class RolloutConsumer(AsyncWebsocketConsumer):
 
     async def tasks_changed(self, event: dict[str, Any]) -> None:
         """From ``live.announce``; only what this browser shows is kept."""
-        ids = set(event["ids"])
-        self._changed |= ids if self._shown is None else ids.intersection(self._shown)
+        if event["ids"] is None:  # more than are told by their keys
+            self._has_all_changed = True
+        else:
+            ids = set(event["ids"])
+            self._changed |= ids if self._shown is None else ids.intersection(self._shown)
         self._tell()
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:
             self._take(json.loads(text_data or ""))
         except (ValueError, RecursionError) as error:
+            self._mistakes += 1
+            if self._mistakes > MOST_MISTAKES:
+                await self.close(NONSENSE)
+                return
             problem = f"not understood: {error}"[:200]
             await self.send(json.dumps({"type": "error", "text": problem}))
 
@@ -116,11 +143,17 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         if not isinstance(message, dict):
             raise ValueError("expected an object")  # noqa: TRY004  # as any other wrong value
         if "seen" in message:
-            self._behind = max((self._behind or 0) - 1, 0)
-            self._wake.set()
+            self._saw(message["seen"])
         else:
             self._view = rows.view(message)
             self._forget()
+
+    def _saw(self, token: Any) -> None:
+        """This update has arrived, and so has what was sent before it."""
+        if token in [one.token for one in self._unseen]:
+            while self._unseen.popleft().token != token:
+                pass
+            self._wake.set()
 
     def _forget(self) -> None:
         """Has all of the view sent again."""
@@ -160,7 +193,7 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         while True:
             await self._next_beat(refresh_at)
             if time.monotonic() >= refresh_at:
-                if code := await self._refusal():
+                if code := await self._refusal() or (SILENT if self._is_silent else None):
                     return code
                 refresh_at = time.monotonic() + REFRESH
                 self._forget()
@@ -169,7 +202,12 @@ class RolloutConsumer(AsyncWebsocketConsumer):
 
     @property
     def _is_too_far_behind(self) -> bool:
-        return self._behind is not None and self._behind >= AHEAD
+        return len(self._unseen) >= AHEAD
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether it has seen nothing for a while, though there was something."""
+        return bool(self._unseen) and self._unseen[0].sent_at < time.monotonic() - REFRESH
 
     async def _next_beat(self, until: float) -> None:
         """Waits for something to do, but not for ever, and then for the beat."""
@@ -181,16 +219,20 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         await asyncio.sleep(BEAT - time.monotonic() % BEAT)
 
     async def _send_news(self) -> None:
-        changed = frozenset(self._changed if self._shown is not None else ())
-        wanted = _Wanted(self._rollout_id, self._view, self._shown, changed)
-        self._has_news = False
+        wanted = _Wanted(self._rollout_id, self._view, self._shown, self._news())
+        self._has_news = self._has_all_changed = False
         self._changed.clear()
         update = await _read(wanted, self._news_at)
         if wanted.view == self._view:
             self._shown = update.shown
+        self._unseen.append(_Unseen(update.token, time.monotonic()))
         await self.send(update.text)
-        if self._behind is not None:
-            self._behind += 1
+
+    def _news(self) -> frozenset[int]:
+        """Which of the shown tasks changed; with a key that is none of them, others may stand there."""
+        if self._shown is None:
+            return frozenset()
+        return frozenset({0, *self._shown} if self._has_all_changed else self._changed)
 
 
 def _may_watch(user: User) -> bool:
@@ -217,4 +259,5 @@ def _update(wanted: _Wanted) -> _Update:
         state = rows.full(rollout_id, view)
     else:
         state = rows.changes(rollout_id, view, shown, changed)
-    return _Update(json.dumps(state.document), state.shown)
+    token = secrets.token_urlsafe(9)
+    return _Update(json.dumps(state.document | {"token": token}), token, state.shown)

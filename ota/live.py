@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 EVERY = 0.25  # s
 RETRY_AFTER = 2.0  # s, while Redis does not answer
+# Of more tasks than this at once no keys are told: "whatever you show". A message stays under 20 KB.
+MOST = 2000
 
 _lock = threading.Lock()
 _changed: defaultdict[int, set[int]] = defaultdict(set)
@@ -79,7 +81,8 @@ async def _send() -> str:
     layer: Any = get_channel_layer()
     try:
         for rollout_id in list(taken):
-            message = {"type": "tasks.changed", "ids": sorted(taken[rollout_id])}
+            ids = taken[rollout_id]
+            message = {"type": "tasks.changed", "ids": sorted(ids) if len(ids) <= MOST else None}
             await layer.group_send(group(rollout_id), message)
             del taken[rollout_id]
     except Exception as error:  # noqa: BLE001  # whatever Redis or the layer raises: try again

@@ -26,7 +26,19 @@ pytestmark = pytest.mark.django_db(transaction=True)
 # In ALLOWED_HOSTS; another one would be refused before the consumer is asked.
 ORIGIN = (b"origin", b"http://127.0.0.1")
 
-Browser = WebsocketCommunicator
+WAIT = 30.0  # s; a busy machine answers late
+
+
+class Browser(WebsocketCommunicator):
+    """Waits longer than the second that others find enough."""
+
+    async def connect(self, timeout: float = WAIT) -> tuple[bool, Any]:  # noqa: ASYNC109
+        return await super().connect(timeout)
+
+    async def receive_output(self, timeout: float = WAIT) -> Any:  # noqa: ASYNC109
+        return await super().receive_output(max(timeout, WAIT))
+
+
 Open = Callable[..., Awaitable[Browser]]
 
 
@@ -64,7 +76,7 @@ async def browser(user: User | None, rollout_id: int, query: str = "") -> Browse
         await client.aforce_login(user)
         cookie = client.cookies["sessionid"].value
         headers.append((b"cookie", f"sessionid={cookie}".encode()))
-    return WebsocketCommunicator(application, f"/ws/rollouts/{rollout_id}/{query}", headers)
+    return Browser(application, f"/ws/rollouts/{rollout_id}/{query}", headers)
 
 
 @pytest.fixture
@@ -81,6 +93,10 @@ async def watch(watcher: User, rollout: Rollout) -> AsyncIterator[Open]:
     yield open_browser
     for one in opened:
         await one.disconnect()
+
+
+async def answer_page(one: Browser) -> None:
+    await one.send_json_to({"seen": (await one.receive_json_from())["token"]})
 
 
 async def announce(rollout: Rollout, *ids: int) -> None:
@@ -228,20 +244,72 @@ async def test_a_burst_of_changes_is_sent_four_times_a_second_at_most(
     assert 2 <= len(await updates(one)) <= beats + 1
 
 
-async def test_a_browser_that_falls_behind_is_not_sent_more(
+async def fall_behind(one: Browser, rollout: Rollout) -> str:
+    """Takes what comes until nothing comes any more, answers nothing, and returns the last token."""
+    token = (await one.receive_json_from())["token"]
+    for _ in range(consumers.AHEAD - 1):
+        await announce(rollout, 0)
+        token = (await one.receive_json_from())["token"]
+    await announce(rollout, 0)
+    assert await one.receive_nothing(10 * consumers.BEAT)
+    return str(token)
+
+
+async def test_a_browser_that_answers_nothing_is_not_sent_more_until_it_does(
     watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumers, "BEAT", 0.02)
     one = await watch()
-    await one.receive_json_from()
-    await one.send_json_to({"seen": 1})
-    for _ in range(consumers.AHEAD):
-        await announce(rollout, 0)
-        await one.receive_json_from()
-    await announce(rollout, 0)
-    assert await one.receive_nothing(10 * consumers.BEAT)
-    await one.send_json_to({"seen": 1})
+    token = await fall_behind(one, rollout)
+    await one.send_json_to({"seen": token})
     assert (await one.receive_json_from())["type"] == "changes"
+
+
+@pytest.mark.parametrize("token", [1, None, "", [], "a guess"])
+async def test_an_answer_to_nothing_counts_as_none(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch, token: Any
+) -> None:
+    monkeypatch.setattr(consumers, "BEAT", 0.02)
+    one = await watch()
+    await fall_behind(one, rollout)
+    for _ in range(100):
+        await one.send_json_to({"seen": token})
+    assert await one.receive_nothing(10 * consumers.BEAT)
+
+
+async def test_a_browser_that_sees_nothing_is_sent_away(
+    watch: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "REFRESH", 0.3)
+    one = await watch()
+    while (sent := await one.receive_output(5))["type"] == "websocket.send":
+        pass
+    assert (sent["type"], sent["code"]) == ("websocket.close", consumers.SILENT)
+
+
+async def test_a_browser_that_sends_nonsense_is_not_answered_for_ever(watch: Open) -> None:
+    one = await watch()
+    await one.receive_json_from()
+    for _ in range(consumers.MOST_MISTAKES):
+        await one.send_to(text_data="no json")
+        assert (await one.receive_json_from())["type"] == "error"
+    await one.send_to(text_data="no json")
+    sent = await one.receive_output(5)
+    assert (sent["type"], sent["code"]) == ("websocket.close", consumers.NONSENSE)
+
+
+async def test_a_change_of_very_many_tasks_is_told_without_their_keys(
+    watch: Open, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST", 2)
+    one = await watch()
+    await one.receive_json_from()
+    pks = await sync_to_async(keys)(rollout)
+    await rollout.tasks.aupdate(percent=7)
+    monkeypatch.setattr(live, "_changed", {rollout.pk: set(pks)})
+    assert await live._send() == ""
+    update = await one.receive_json_from()
+    assert {(task["id"], task["percent"]) for task in update["tasks"]} == {(pk, 7) for pk in pks}
 
 
 async def test_who_loses_the_permission_is_sent_away(
@@ -249,7 +317,7 @@ async def test_who_loses_the_permission_is_sent_away(
 ) -> None:
     monkeypatch.setattr(consumers, "REFRESH", 0.3)
     one = await watch()
-    await one.receive_json_from()
+    await answer_page(one)
     await sync_to_async(watcher.user_permissions.clear)()
     sent = await one.receive_output(5)
     assert (sent["type"], sent["code"]) == ("websocket.close", consumers.FORBIDDEN)
@@ -263,9 +331,9 @@ async def test_who_logs_out_is_sent_away(
     await client.aforce_login(watcher)
     cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
     path = f"/ws/rollouts/{rollout.pk}/"
-    one = WebsocketCommunicator(application, path, [ORIGIN, (b"cookie", cookie)])
+    one = Browser(application, path, [ORIGIN, (b"cookie", cookie)])
     await one.connect()
-    await one.receive_json_from()
+    await answer_page(one)
     await client.alogout()
     sent = await one.receive_output(5)
     assert (sent["type"], sent["code"]) == ("websocket.close", consumers.ANONYMOUS)
@@ -277,7 +345,7 @@ async def test_now_and_then_all_of_the_page_is_sent_anew(
 ) -> None:
     monkeypatch.setattr(consumers, "REFRESH", 0.3)
     one = await watch()
-    await one.receive_json_from()
+    await answer_page(one)
     await rollout.tasks.aupdate(percent=7)  # and the announcement got lost
     page = await one.receive_json_from(5)
     assert (page["type"], page["tasks"][0]["percent"]) == ("page", 7)

@@ -34,8 +34,11 @@
 
     received(event) {
       this.listen();
-      this.handlers.message(JSON.parse(event.data));
-      this.send({ seen: 1 });
+      const update = JSON.parse(event.data);
+      this.handlers.message(update);
+      if (update.token) {
+        this.send({ seen: update.token });
+      }
     }
 
     async closed(event) {
