@@ -21,7 +21,7 @@ from fleet.models import Device
 from ota import tasks
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import issue
+from ota.upgrades import judging
 
 TOPIC = "tick"
 RUNNING = 10
@@ -83,4 +83,4 @@ def all_changed() -> None:
 
 def nothing_changed() -> None:
     now = timezone.now()
-    UpgradeTask.objects.update(checked_at=now, due_at=now + issue.LOOK_ANYWAY)
+    UpgradeTask.objects.update(checked_at=now, due_at=now + judging.LOOK_ANYWAY)

@@ -7,6 +7,6 @@ class MqttBridgeConfig(AppConfig):
     verbose_name = "Bridge"
 
     def ready(self) -> None:
-        from mqtt_bridge import bulk
+        from mqtt_bridge import among, bulk  # noqa: F401 (among registers its lookup)
 
         connection_created.connect(bulk.read_times_fast)

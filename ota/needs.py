@@ -120,7 +120,7 @@ class Situation:
         self.tasks: defaultdict[int, set[int]] = defaultdict(set)
         targets = UpgradeTarget.objects.filter(task__status__in=OPEN).order_by()
         if among is not None:
-            behind = Device.objects.filter(Q(pk__in=among) | Q(gateway__in=among))
+            behind = Device.objects.filter(Q(pk__among=among) | Q(gateway__among=among))
             targets = targets.filter(device__in=behind.order_by().values("pk"))
         for device, task in targets.values_list("device_id", "task_id"):
             self.tasks[device].add(task)
@@ -130,7 +130,7 @@ class Situation:
 
 
 def _among(name: str, docks: Collection[int] | None) -> Q:
-    return Q() if docks is None else Q(**{f"{name}__in": docks})
+    return Q() if docks is None else Q(**{f"{name}__among": docks})
 
 
 def _aircraft_in_use() -> QuerySet[Device]:

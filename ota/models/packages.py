@@ -1,5 +1,6 @@
 """Firmware packages and the product codes inside them."""
 
+import functools
 import uuid
 from typing import Any, Self
 
@@ -121,6 +122,11 @@ class FirmwarePackage(models.Model):
             self.minimum_version = versions.canonical(self.minimum_version)
         self.minimum_number = versions.number(self.minimum_version)
         super().save(*args, **kwargs)
+
+    @functools.cached_property
+    def model_ids(self) -> frozenset[int]:
+        """The models that it fits, as they were when this was asked first."""
+        return frozenset(model.pk for model in self.models.all())
 
 
 class PackageEvent(models.Model):

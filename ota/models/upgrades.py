@@ -86,11 +86,11 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
             why = "" if target == TaskStatus.OK else text[:500]
             fields |= {"finished_at": now, "waits_for": [], "due_at": None, "message": why}
         with transaction.atomic():
-            rows = self.filter(pk__in=wanted, status__in=allowed).order_by("pk")
+            rows = self.filter(pk__among=wanted, status__in=allowed).order_by("pk")
             found = dict(rows.select_for_update().values_list("pk", "status"))
             if found:
                 fields |= {"status": target, "status_at": now}
-                UpgradeTask.objects.filter(pk__in=found).update(**fields)
+                UpgradeTask.objects.filter(pk__among=found).update(**fields)
                 line = {"kind": TaskEvent.Kind.STATUS, "at": now, "to_status": target}
                 line |= {"text": text, "actor": actor, "result": result}
                 bulk.insert(

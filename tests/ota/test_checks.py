@@ -23,7 +23,7 @@ from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
 from ota.models.notices import Kind, News
 from ota.packages import PackageRefused
 from ota.states import PackageState, TaskStatus
-from ota.upgrades import issue
+from ota.upgrades import issue, judging
 from simulator.packages import build
 from tests.make import NEW, make_dock, make_listening, make_model, make_rollout, make_task
 from tests.processes import Processes, eventually
@@ -494,7 +494,7 @@ def test_a_file_that_was_only_touched_is_checked_and_its_tasks_go_by_themselves(
     tick()
     assert (sent, reasons(task)) == ([], ["package_unavailable"])
     check()
-    tick(issue.LOOK_AGAIN)
+    tick(judging.LOOK_AGAIN)
     assert len(sent) == 1
     assert fresh(package).state == PackageState.AVAILABLE
 
@@ -509,7 +509,7 @@ def test_while_the_storage_is_away_nothing_is_sent_and_nothing_is_lost(
     assert (sent, reasons(task)) == ([], ["no_link"])
     assert fresh(package).state == PackageState.AVAILABLE
     folder.with_name("unmounted").rename(folder)
-    tick(issue.LOOK_AGAIN)
+    tick(judging.LOOK_AGAIN)
     assert len(sent) == 1
 
 

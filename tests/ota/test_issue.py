@@ -2,10 +2,13 @@
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -207,6 +210,44 @@ def test_what_blocks_in_the_last_moment_holds_the_command_back(broker: Broker) -
     assert not broker.commands
 
 
+def dock_is_stopped(task: UpgradeTask) -> None:
+    values = {"emergency_stop_state": 1, "changed_at": timezone.now()}
+    Device.objects.filter(pk=task.gateway_id).update(**values)
+
+
+def package_is_withdrawn(task: UpgradeTask) -> None:
+    FirmwarePackage.objects.update(state=FirmwarePackage.State.WITHDRAWN)
+
+
+def another_worker_was_faster(task: UpgradeTask) -> None:
+    """And what it sent came back at once, so that the task waits again."""
+    UpgradeTask.objects.filter(pk=task.pk).update(attempt=1)
+
+
+def rollout_is_paused(task: UpgradeTask) -> None:
+    Rollout.objects.update(status=Rollout.Status.PAUSED)
+
+
+@pytest.mark.parametrize(
+    "event", [dock_is_stopped, package_is_withdrawn, another_worker_was_faster, rollout_is_paused]
+)
+def test_what_happens_while_the_command_is_made_holds_it_back(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, event: Callable[[UpgradeTask], None]
+) -> None:
+    task, other = make_task(), make_task(status=TaskStatus.IN_PROGRESS)
+    issue.look_again(timezone.now())
+    real = delivery.link
+
+    def link(*what: Any) -> str:
+        event(task)
+        return real(*what)
+
+    monkeypatch.setattr(delivery, "link", link)
+    assert issue.issue([task.pk, other.pk], timezone.now()) == 0
+    assert status(task) == TaskStatus.PENDING
+    assert not broker.commands
+
+
 @pytest.mark.parametrize("status", [Rollout.Status.CANCELED, Rollout.Status.PAUSED])
 def test_a_canceled_or_paused_rollout_sends_nothing(broker: Broker, status: str) -> None:
     make_task(rollout=make_rollout(status=status))
@@ -328,8 +369,21 @@ def test_a_tick_takes_as_many_queries_for_many_tasks_as_for_few(
     for _ in range(number):
         dock = make_dock(organization=organization)
         make_task(dock, rollout=rollout, aircraft=make_aircraft(dock))
-    with django_assert_max_num_queries(45):
+    with django_assert_max_num_queries(46):
         tick()
+
+
+def test_issuing_takes_as_many_queries_for_many_tasks_as_for_few() -> None:
+    rollout, organization = make_rollout(limit_in_flight=100), make_organization()
+    found = []
+    for number in (2, 30):
+        docks = [make_dock(organization=organization) for _ in range(number)]
+        pks = [make_task(d, rollout=rollout, aircraft=make_aircraft(d)).pk for d in docks]
+        issue.look_again(timezone.now())
+        with CaptureQueriesContext(connection) as queries:
+            assert issue.issue(pks, timezone.now()) == number
+        found.append(len(queries))
+    assert found[0] == found[1] <= 32
 
 
 def test_a_task_waits_some_seconds_after_its_dock_came_online() -> None:

@@ -360,3 +360,20 @@ def test_a_model_that_nobody_knows_gets_the_kind_of_its_domain() -> None:
     ids = DeviceModel.objects.ids_by_key(["3-9-9", "0-9-9"])
     kinds = dict(DeviceModel.objects.filter(pk__in=ids.values()).values_list("key", "kind"))
     assert kinds == {"3-9-9": "dock", "0-9-9": "aircraft"}
+
+
+@pytest.mark.parametrize("few", [0, needs.NAMED])
+def test_many_devices_get_the_same_answers_as_few(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "NAMED", few)
+    make_package()
+    busy, opened, free = make_dock(), make_dock(), make_dock()
+    aircraft = make_aircraft(opened)
+    make_aircraft(busy, mode_code=5)
+    make_task(opened, aircraft=aircraft)
+    found = needs.assess([busy, opened, aircraft, free], timezone.now())
+    excluded = [answer.exclusion.code if answer.exclusion else "" for answer in found]
+    assert excluded == ["", "open_task", "open_task", ""]
+    blocked = ["aircraft_busy" in [reason.code for reason in answer.blockers] for answer in found]
+    assert blocked == [True, False, False, False]

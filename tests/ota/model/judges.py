@@ -15,7 +15,7 @@ from ota.models import Rollout, TaskEvent, UpgradeTask
 from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.needs import LOW_BATTERY, Situation
 from ota.states import TaskStatus
-from ota.upgrades import issue
+from ota.upgrades import judging
 from tests.histories import History
 from tests.ota.model.choices import HOURS
 from tests.ota.model.fleet import Dock
@@ -132,10 +132,13 @@ class Judges(World):
         """What nothing blocks any more is known to be ready, or is looked at within five seconds."""
         now = timezone.now()
         situation = Situation(now)
-        for task in issue._read(UpgradeTask.objects.waiting().filter(is_ready=False)):
-            if not issue._end(task, situation) and not issue._waits_for(task, situation):
+        for task, targets in judging._read(UpgradeTask.objects.waiting().filter(is_ready=False)):
+            if judging._end(task, targets, situation):
+                continue
+            to_send = [target for target in targets if not target.is_confirmed]
+            if not judging._waits_for(task, to_send, situation):
                 assert task.due_at, task.waits_for
-                assert task.due_at <= now + issue.LOOK_AGAIN, task.waits_for
+                assert task.due_at <= now + judging.LOOK_AGAIN, task.waits_for
 
     def check_no_slot_stays_free(self) -> None:
         """A slot for what is ready is taken; one tick later where another task could not take it."""

@@ -1,0 +1,261 @@
+"""Whether waiting tasks may be sent, what each waits for, and which end without being sent."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from fleet import versions
+from fleet.models import Device, DeviceModel, Site
+from mqtt_bridge import bulk
+from ota import live, needs
+from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
+from ota.needs import Reason, Situation
+from ota.states import PackageState, TaskStatus
+from ota.upgrades import hours
+
+# A change is written with the time at which its transaction began; it can be seen only later.
+OVERLAP = dt.timedelta(seconds=10)
+LOOK_AGAIN = dt.timedelta(seconds=5)
+LOOK_ANYWAY = dt.timedelta(minutes=10)
+
+
+class Case(NamedTuple):
+    """A task and targets of it: all while it is judged, and once it is ready those to be sent."""
+
+    task: UpgradeTask
+    targets: list[UpgradeTarget]
+
+    @property
+    def devices(self) -> list[Device]:
+        """Those on which it is judged: the dock, and what is upgraded."""
+        return [self.task.gateway, *(target.device for target in self.targets)]
+
+
+def judge(waiting: QuerySet[UpgradeTask], now: dt.datetime, *, note: bool) -> list[Case]:
+    """Writes down what each task waits for; returns those that wait for nothing, oldest first.
+
+    A task whose devices have the version already ends as proven; one that must not go any more
+    ends as canceled, with the reason. Without ``note`` nothing is written about a task that was
+    found ready before and is so still: it is about to be sent.
+    """
+    cases = _read(waiting)
+    if not cases:
+        return []
+    situation = Situation(now, {task.gateway_id for task, _ in cases})
+    was_proven = {target.pk: target.is_confirmed for case in cases for target in case.targets}
+    ends: defaultdict[tuple[TaskStatus, str], list[int]] = defaultdict(list)
+    found: dict[int, list[Reason]] = {}
+    ready = []
+    for task, targets in cases:
+        if end := _end(task, targets, situation):
+            ends[end].append(task.pk)
+            continue
+        to_send = [target for target in targets if not target.is_confirmed]
+        found[task.pk] = _waits_for(task, to_send, situation)
+        if not found[task.pk]:
+            ready.append(Case(task, to_send))
+    _write_proofs(cases, was_proven)
+    for (status, text), pks in ends.items():
+        UpgradeTask.objects.move(pks, status, now, text, only_from=[TaskStatus.PENDING])
+    news = [task for task, _ in cases if note or found.get(task.pk) or not task.is_ready]
+    write(news, found, now)
+    live.announce((task.rollout_id, task.pk) for task, _ in cases if task.pk not in found)
+    return ready
+
+
+def _read(waiting: QuerySet[UpgradeTask]) -> list[Case]:
+    """The tasks, oldest first, with all that decides on them.
+
+    What several share is read once, and each device once: a fourth of the objects that joins make.
+    """
+    tasks = {task.pk: task for task in waiting.order_by("pk")}
+    targets = list(UpgradeTarget.objects.filter(task__among=tasks))
+    rollouts = Rollout.objects.in_bulk({task.rollout_id for task in tasks.values()})
+    library = FirmwarePackage.objects.prefetch_related("models")
+    packages = library.in_bulk({target.package_id for target in targets})
+    devices = _devices({t.gateway_id for t in tasks.values()} | {t.device_id for t in targets})
+    of_task: defaultdict[int, list[UpgradeTarget]] = defaultdict(list)
+    for target in targets:
+        target.package, target.device = packages[target.package_id], devices[target.device_id]
+        of_task[target.task_id].append(target)
+    for task in tasks.values():
+        task.rollout, task.gateway = rollouts[task.rollout_id], devices[task.gateway_id]
+    return [Case(task, of_task[task.pk]) for task in tasks.values()]
+
+
+def _devices(pks: Collection[int]) -> dict[int, Device]:
+    """Devices by key, with their model, their site and the dock that they belong to."""
+    needed = Device.objects.defer(*Device.ORDERING_FACTS)
+    found = {device.pk: device for device in needed.filter(pk__among=pks)}
+    docks = {device.gateway_id for device in found.values() if device.gateway_id} - found.keys()
+    found |= {device.pk: device for device in needed.filter(pk__among=docks)} if docks else {}
+    models = DeviceModel.objects.in_bulk({d.model_id for d in found.values() if d.model_id})
+    sites = Site.objects.in_bulk({d.site_id for d in found.values() if d.site_id})
+    for device in found.values():
+        device.model = models.get(device.model_id or 0)
+        device.site = sites.get(device.site_id or 0)
+        device.gateway = found.get(device.gateway_id or 0)
+    return found
+
+
+_COLUMNS = ("checked_at", "due_at", "waits_for", "is_ready", "is_absent", "ready_at")
+
+
+def write(
+    tasks: Iterable[UpgradeTask], found: Mapping[int, list[Reason]], now: dt.datetime
+) -> None:
+    """Notes what each of the tasks waits for; one that is not in ``found`` is left as it is."""
+    changed = []
+    rows: dict[int, dict[str, Any]] = {}
+    for task in tasks:
+        if task.pk not in found:
+            continue
+        reasons = [reason.as_json() for reason in found[task.pk]]
+        rows[task.pk] = {"checked_at": now - OVERLAP, "due_at": _due_at(task, found[task.pk], now)}
+        is_absent = any(reason.code == "offline" for reason in found[task.pk])
+        rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons, "is_absent": is_absent}
+        if not reasons and not task.is_ready:
+            task.ready_at = rows[task.pk]["ready_at"] = now
+        if task.waits_for != reasons or task.is_ready == bool(reasons):
+            changed.append(task)
+    guard = f"t.status = '{TaskStatus.PENDING}'"
+    bulk.update(UpgradeTask, _COLUMNS, rows, guard)
+    live.announce((task.rollout_id, task.pk) for task in changed)
+
+
+def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> dt.datetime:
+    """When to look again although nothing was reported: for what only time clears."""
+    codes = {reason.code for reason in reasons}
+    openings = (
+        hours.opening(task, now) if "hours" in codes else None,
+        task.not_before if "not_yet" in codes else None,
+        task.rollout.starts_at if "not_started" in codes else None,
+    )
+    if known := [opening for opening in openings if opening]:
+        return max(known)
+    if "settling" in codes:
+        return task.gateway.settled_at(settings.SETTLE_TIME) or now
+    if codes & {
+        "bridge_down",
+        "foreign_upgrade",
+        "silent",
+        "no_link",
+        "open_task",
+        "package_unavailable",
+    }:
+        return now + LOOK_AGAIN
+    return now + LOOK_ANYWAY
+
+
+def _waits_for(
+    task: UpgradeTask, targets: Sequence[UpgradeTarget], situation: Situation
+) -> list[Reason]:
+    aircraft = [target.device for target in targets if target.device_id != task.gateway_id]
+    packages = [target.package for target in targets]
+    found = needs.blockers(situation, task.gateway, next(iter(aircraft), None), packages)
+    found += _too_early(task, situation.now)
+    if any(situation.tasks[target.device_id] - {task.pk} for target in targets):
+        found.append(Reason("open_task", "another upgrade of the same device is open"))
+    unavailable = [p for p in packages if p.state != PackageState.AVAILABLE]
+    if unavailable:
+        found.append(
+            Reason("package_unavailable", f"package {unavailable[0]} is not available now")
+        )
+    if task.is_dock_silent:
+        found.append(Reason("silent", "the dock has not been heard since the last command"))
+    firsts = [needs.needs_first(situation.library, t.device, t.package) for t in targets]
+    return found + list(dict.fromkeys(first for first in firsts if first))
+
+
+def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
+    starts_at = task.rollout.starts_at
+    if starts_at and starts_at > now:
+        yield Reason("not_started", f"the rollout starts on {hours.shown(task, starts_at)}")
+    if task.not_before and task.not_before > now:
+        why = "its pause after a failure lasts" if task.retries else "its start is spread: it waits"
+        yield Reason("not_yet", f"{why} until {hours.shown(task, task.not_before)}")
+    if text := hours.closed(task, now):
+        yield Reason("hours", text)
+
+
+def _end(
+    task: UpgradeTask, targets: Sequence[UpgradeTarget], situation: Situation
+) -> tuple[TaskStatus, str] | None:
+    """How a waiting task ends without being sent, if the world has changed meanwhile."""
+    if late := hours.overdue(task.rollout, situation.now):
+        return TaskStatus.CANCELED, late
+    for target in targets:
+        _note_rollback(target)
+    to_send = [target for target in targets if not target.is_confirmed]
+    if reasons := [text for target in to_send if (text := _obsolete(task, target, situation))]:
+        return TaskStatus.CANCELED, reasons[0][:500]
+    if all(target.is_confirmed for target in targets):
+        return TaskStatus.OK, "the devices report the wanted versions already"
+    return None
+
+
+def _obsolete(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
+    """Why a target must not be upgraded any more; empty if it may. Notes one that has it already."""
+    device = target.device
+    gateway = needs.gateway_of(device)
+    if gateway is None or gateway.pk != task.gateway_id:
+        return f"{device.sn} is not behind dock {task.gateway.sn} any more"
+    if device.organization_id is None or device.organization_id != task.gateway.organization_id:
+        return f"{device.sn} and its dock are not bound to one organization any more"
+    if task.organization_id not in {None, task.gateway.organization_id}:
+        return f"{task.gateway.sn} belongs to another organization than when this was planned"
+    if target.package.state == PackageState.WITHDRAWN:
+        return f"package {target.package} was withdrawn"
+    if device.model_id not in target.package.model_ids:
+        return f"package {target.package} does not fit {device.sn}, a {device.model}"
+    return _already(task, target, situation.now) or _superseded(task, target, situation)
+
+
+def _already(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
+    device, wanted = target.device, versions.number(target.to_version) or 0
+    has_version = device.firmware_version == target.to_version
+    is_regular = target.upgrade_type == UpgradeTarget.Type.REGULAR
+    if has_version and (is_regular or device.compatible_status == 0):
+        _confirm_without_command(target, now)
+        return ""
+    if not is_regular and not has_version:
+        return f"{device.sn} now reports {device.firmware_version}; a consistency upgrade is not right any more"
+    if (device.firmware_number or 0) > wanted and not task.rollout.allow_downgrade:
+        return f"{device.sn} now reports {device.firmware_version}; {target.to_version} would be a downgrade"
+    return ""
+
+
+def _superseded(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
+    """What the system has started by itself gives way to a regular upgrade."""
+    newest = situation.library.package(target.device.model_id)
+    has_newer = newest and newest.version_number > (target.device.firmware_number or 0)
+    if has_newer and task.rollout.is_automatic and not target.is_confirmed:
+        return f"{newest} is in the library by now, and a regular upgrade goes first"
+    return ""
+
+
+def _note_rollback(target: UpgradeTarget) -> None:
+    """A device that had the version already, and lost it while its task waited, needs it again."""
+    if target.is_confirmed and target.device.firmware_version != target.to_version:
+        target.confirmed_at = None
+
+
+def _confirm_without_command(target: UpgradeTarget, now: dt.datetime) -> None:
+    """Somebody else upgraded it meanwhile."""
+    target.confirmed_at, target.reported_version = now, target.device.firmware_version
+
+
+def _write_proofs(cases: Sequence[Case], was_proven: Mapping[int, bool]) -> None:
+    """Writes down which targets have their version now and had it not, and which have lost it."""
+    targets = [target for case in cases for target in case.targets]
+    changed = [target for target in targets if target.is_confirmed != was_proven[target.pk]]
+    if lost := [target.pk for target in changed if not target.is_confirmed]:
+        UpgradeTarget.objects.filter(pk__among=lost).update(confirmed_at=None)
+    columns = ("confirmed_at", "reported_version")
+    proven = [target for target in changed if target.is_confirmed]
+    rows = {target.pk: {name: getattr(target, name) for name in columns} for target in proven}
+    bulk.update(UpgradeTarget, columns, rows)
