@@ -69,8 +69,6 @@ class _Console:
         self.client.force_login(get_user_model().objects.create_superuser("root"))
         self.urls = addresses()
         self.connection = connections["default"]
-        # Or the next one would close it.
-        del connections["default"]
 
     def ask(self, name: str) -> tuple[float, int]:
         """The milliseconds and the queries that a page takes."""

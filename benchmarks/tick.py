@@ -19,7 +19,7 @@ from benchmarks.results import Result, Size
 from fleet import versions
 from fleet.models import Device
 from ota import tasks
-from ota.models import Rollout, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import judging
 
@@ -50,6 +50,8 @@ def make(waiting: int) -> None:
     )
     oldest = filling.VERSIONS[0]
     Device.objects.update(firmware_version=oldest, firmware_number=versions.number(oldest))
+    newest = FirmwarePackage.objects.latest("version_number")
+    UpgradeTarget.objects.update(package=newest, to_version=newest.version, confirmed_at=None)
     there = Device.objects.filter(presence=Device.Presence.ONLINE)
     UpgradeTask.objects.filter(gateway__in=there).update(is_ready=True, waits_for=[])
     Rollout.objects.filter(pk__lte=RUNNING).update(status=Rollout.Status.RUNNING, finished_at=None)
