@@ -64,7 +64,7 @@ def ours(path: Path, wanted: Hashes, web: Running, port: int) -> Figure:
     size = path.stat().st_size
     administrator = make_person("Administrators", password=PASSWORD)
     cuts = [int(size * share) for share in CUTS]
-    with Cable(port, cuts=cuts) as cable, chromium(path.parent) as browser:
+    with Cable(port, cuts=cuts) as cable, chromium() as browser:
         page = browser.new_page()
         log_in(page, cable.url, administrator)
         page.goto(f"{cable.url}/admin/ota/firmwarepackage/add/")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -10,8 +9,12 @@ from django.db import connections
 from django.test import Client
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests import servers
+from tests.servers import program
 
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
 PATIENCE = 120_000  # ms; a machine that is busy with other things does not decide
 PASSWORD = "only for this test"
 
@@ -19,26 +22,16 @@ expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Browser]:
-    """A Chromium that runs already; the contexts that are made meanwhile end with it."""
+def chromium() -> Iterator[Browser]:
     with sync_playwright() as driver:
-        browser = driver.chromium.connect_over_cdp(url)
+        browser = driver.chromium.launch(
+            executable_path=program("chromium", "chromium"), args=FLAGS
+        )
         yield browser
         # While the driver's event loop runs in this thread, Django keeps connections of its own for
         # it, which nobody else would ever close.
         connections.close_all()
         browser.close()
-
-
-@contextmanager
-def chromium(folder: Path) -> Iterator[Browser]:
-    """A Chromium of one's own, which keeps what it has to in the folder."""
-    server = servers.chromium(folder).start()
-    try:
-        with connected(server.url) as browser:
-            yield browser
-    finally:
-        server.end()
 
 
 def new_page(browser: Browser) -> Page:

@@ -19,11 +19,6 @@ from tests.processes import Running
 
 # Where Debian keeps programs that are not for everybody's PATH.
 _FURTHER = "/usr/sbin:/sbin:/usr/local/sbin"
-_CHROMIUM_FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
-]  # fmt: skip
 
 
 class Server(Running):
@@ -130,17 +125,6 @@ def postgres(folder: Path, *settings: str) -> Server:
     held = os.geteuid() != 0
     return Server(
         "postgres", command, folder, url, _postgres_answers, held=held, stop_signal=signal.SIGINT
-    )
-
-
-def chromium(folder: Path) -> Server:
-    """A browser without a window, for those who speak the DevTools protocol to it."""
-    port = ports.free()
-    command = [program("chromium", "chromium"), *_CHROMIUM_FLAGS]
-    command += [f"--remote-debugging-port={port}", f"--user-data-dir={folder / 'profile'}"]
-    url = f"http://{ports.HOST}:{port}"
-    return Server(
-        "chromium", command, folder, url, lambda url: checks.http_answers(f"{url}/json/version")
     )
 
 

@@ -14,12 +14,9 @@ from playwright.sync_api import Browser, Page
 from fleet.models import Device, Organization
 from ota import packages
 from simulator.packages import SERIES, build
-from tests import servers
-from tests.browser import connected, new_page
-from tests.conftest import StartServer
+from tests.browser import chromium, new_page
 from tests.make import make_organization
 from tests.processes import ROOT, START_TIME, Processes, Running, eventually
-from tests.servers import Server
 
 CODE = "STORYCODE7"
 
@@ -96,19 +93,11 @@ def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
     return tell
 
 
-@pytest.fixture(scope="session")
-def session_chromium(start_server: StartServer) -> Server:
-    return start_server(servers.chromium)
-
-
 @pytest.fixture
-def browser(session_chromium: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    """The session's Chromium; each context in it is a person's own browser."""
-    if not session_chromium.is_alive:
-        session_chromium.start()
+def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
     # The browser's driver keeps an event loop in this thread; Django would refuse to work beside it.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    with connected(session_chromium.url) as opened:
+    with chromium() as opened:
         yield opened
 
 
