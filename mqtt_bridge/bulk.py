@@ -136,6 +136,8 @@ def update(
         rows: primary key to values, as Python objects.
         guard: SQL that must hold, over the stored row ``t`` and the new values ``v``; a trusted text.
     """
+    if not rows:
+        return
     # In one order everywhere, so that two writers wait for each other instead of deadlocking.
     pks = sorted(rows)
     found = _columns(model, columns, [rows[pk] for pk in pks])

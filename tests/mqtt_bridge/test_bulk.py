@@ -62,6 +62,7 @@ def test_nothing_costs_nothing() -> None:
     with CaptureQueriesContext(connection) as queries:
         assert bulk.insert_new(TaskEvent, [], "key") == set()
         bulk.update(TaskEvent, ("text",), {})
+        bulk.update(TaskEvent, ("text",), {}, "t.text = ''")
         bulk.update(TaskEvent, ("text",), {1: {"text": None}})
     assert not queries
 

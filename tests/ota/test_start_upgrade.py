@@ -319,6 +319,9 @@ def test_what_failed_and_was_retried_is_judged_by_its_retry(is_retried: bool) ->
     rollout = make_rollout()
     failed = make_task(rollout=rollout, status=TaskStatus.FAILED)
     retry_of = failed if is_retried else None
+    UpgradeTask.objects.filter(pk=failed.pk).update(
+        resolved_at=timezone.now() if is_retried else None
+    )
     make_task(failed.gateway, rollout=rollout, status=TaskStatus.OK, retry_of=retry_of)
     assert start_upgrade.are_proven(rollout) == is_retried
 
