@@ -103,7 +103,6 @@ def outages(
     return found
 
 
-@pytest.mark.everywhere
 def test_a_rollout_in_waves_outlives_whatever_goes_away(
     story: Callable[..., Story], outages: dict[str, Server]
 ) -> None:
