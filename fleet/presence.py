@@ -2,7 +2,9 @@
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -10,7 +12,7 @@ from django.conf import settings
 from fleet import telemetry
 from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
-from mqtt_bridge import metrics
+from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Few, Int, Message, Text, is_overtaken
 from mqtt_bridge.topics import SN
 
@@ -43,85 +45,137 @@ class Topology(Product, frozen=True):
 
 
 def update(messages: Sequence[Message[Topology]], now: dt.datetime) -> None:
-    """Docks come online, aircraft follow the dock that named them last."""
+    """Docks come online, aircraft follow the dock that named them last.
+
+    A constant number of statements: after an outage of the broker all docks of a fleet come at once.
+    """
     newest = {message.sn: message for message in sorted(messages, key=lambda message: message.at)}
-    children = {
-        child.sn
-        for message in newest.values()
-        for child in _children(message)
-        if _possible(child.sn)
-    }
-    devices = {device.sn: device for device in known({*newest, *children})}
-    telemetry.forget(devices)
-    models = DeviceModel.objects.ids_by_key(_keys(newest.values()))
+    fleet = _Fleet(newest.values(), now)
     for message in newest.values():
-        gateway = devices[message.sn]
+        gateway = fleet.devices[message.sn]
         if not is_overtaken(message, gateway.topology_at, gateway.topology_seen_at):
-            _update_gateway(gateway, message, models, now)
-            _update_children(gateway, message, devices, models, now)
+            _update_gateway(gateway, message, fleet)
+            _update_children(gateway, message, fleet)
+    fleet.save()
 
 
-def _update_gateway(
-    gateway: Device, message: Message[Topology], models: dict[str, int], now: dt.datetime
-) -> None:
-    key = message.data.key(3)
-    gateway.model_id = models.get(key or "", gateway.model_id)
-    gateway.thing_version = message.data.thing_version
-    gateway.topology_at, gateway.topology_seen_at = message.at, now
-    gateway.gateway_id = None
-    _come_online(gateway, message.at, now)
-    gateway.save(update_fields=["model", "thing_version", "gateway", *_ONLINE])
+class _Fleet:
+    """The devices that topologies are about, and what changes in them."""
+
+    def __init__(self, messages: Collection[Message[Topology]], now: dt.datetime) -> None:
+        self.now = now
+        children = {child.sn for message in messages for child in _children(message)}
+        named = known({message.sn for message in messages} | children)
+        behind = Device.objects.filter(gateway_id__in=bulk.among([device.pk for device in named]))
+        # One object for each device, so that a message sees what the one before it changed.
+        self.devices = {device.sn: device for device in [*behind, *named]}
+        telemetry.forget(self.devices)
+        self.models = DeviceModel.objects.ids_by_key(_keys(messages))
+        used = {device.model_id for device in self.devices.values()} | {*self.models.values()}
+        self.kinds = dict(DeviceModel.objects.filter(pk__in=used).values_list("pk", "kind"))
+        self._behind: defaultdict[int | None, set[str]] = defaultdict(set)
+        for device in self.devices.values():
+            self._behind[device.gateway_id].add(device.sn)
+        self._rows: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+        self._started: list[int] = []
+        self._alone: list[int] = []
+
+    def set(self, device: Device, **values: Any) -> None:
+        """Sets fields, foreign keys as ``name_id``; None leaves what is there."""
+        for name, value in values.items():
+            if value is not None:
+                setattr(device, name, value)
+                self._rows[device.pk][name] = value
+
+    def start(self, device: Device) -> None:
+        """It comes online, and what it said before about its state is forgotten."""
+        self._started.append(device.pk)
+        seen = {"online_since": self.now, "last_seen_at": self.now, "changed_at": self.now}
+        self.set(device, presence=Device.Presence.ONLINE, **seen)
+
+    def put_behind(self, gateway: Device, device: Device) -> None:
+        self._behind[device.gateway_id].discard(device.sn)
+        self._behind[gateway.pk].add(device.sn)
+        self.set(device, gateway_id=gateway.pk)
+
+    def release(self, device: Device) -> None:
+        """It is behind no dock any more."""
+        if device.gateway_id is not None:
+            self._behind[device.gateway_id].discard(device.sn)
+            self._alone.append(device.pk)
+            device.gateway_id = None
+            self._rows[device.pk].pop("gateway_id", None)
+
+    def behind(self, gateway: Device) -> list[Device]:
+        return [self.devices[sn] for sn in sorted(self._behind[gateway.pk])]
+
+    def save(self) -> None:
+        for pks, values in (
+            (self._started, Device.UNKNOWN_FACTS),
+            (self._alone, {"gateway": None}),
+        ):
+            if pks:
+                Device.objects.filter(pk__in=bulk.among(pks)).update(**values)
+        bulk.update(Device, _COLUMNS, self._rows)
 
 
-def _update_children(
-    gateway: Device,
-    message: Message[Topology],
-    devices: dict[str, Device],
-    models: dict[str, int],
-    now: dt.datetime,
-) -> None:
+_COLUMNS = (
+    *("model_id", "thing_version", "gateway_id", "organization_id", "topology_at"),
+    *("topology_seen_at", "presence", "online_since", "last_seen_at", "changed_at"),
+)
+
+
+def _update_gateway(gateway: Device, message: Message[Topology], fleet: _Fleet) -> None:
+    fleet.set(
+        gateway,
+        model_id=fleet.models.get(message.data.key(3) or ""),
+        thing_version=message.data.thing_version,
+    )
+    fleet.release(gateway)
+    _come_online(gateway, message, fleet)
+
+
+def _update_children(gateway: Device, message: Message[Topology], fleet: _Fleet) -> None:
     """The named aircraft come online behind this dock; one that is not named any more is off.
 
     A dock with an aircraft that is switched off names none: the aircraft stays its own.
     """
     if "sub_devices" in message.dropped:
         return
-    named = [child for child in _children(message) if child.sn in devices]
+    named = _children(message)
     for child in named:
-        _adopt_child(
-            gateway, devices[child.sn], message, models.get(child.key(AIRCRAFT) or ""), now
-        )
-    others = Device.objects.filter(gateway=gateway).exclude(sn__in=[child.sn for child in named])
-    others.update(presence=Device.Presence.OFF, changed_at=now)
-    if named:
-        others.update(gateway=None)
+        _adopt_child(gateway, child, message, fleet)
+    for other in fleet.behind(gateway):
+        if other.sn not in {child.sn for child in named}:
+            fleet.set(other, presence=Device.Presence.OFF, changed_at=fleet.now)
+            if named:
+                fleet.release(other)
 
 
 def _adopt_child(
-    gateway: Device,
-    child: Device,
-    message: Message[Topology],
-    model_id: int | None,
-    now: dt.datetime,
+    gateway: Device, product: Product, message: Message[Topology], fleet: _Fleet
 ) -> None:
-    child.model_id = model_id or child.model_id
-    if reason := _refusal(gateway, child, message):
+    child, model_id = fleet.devices[product.sn], fleet.models.get(product.key(AIRCRAFT) or "")
+    if reason := _refusal(gateway, child, model_id, message, fleet):
         metrics.count("refused_children", reason=reason)
         logger.warning("dock %s may not name %s as its aircraft: %s", gateway.sn, child.sn, reason)
         return
-    child.gateway_id = gateway.pk
-    child.organization_id = child.organization_id or gateway.organization_id
-    child.topology_at, child.topology_seen_at = message.at, now
-    _come_online(child, message.at, now)
-    child.save(update_fields=["model", "gateway", "organization", *_ONLINE])
+    fleet.put_behind(gateway, child)
+    organization_id = child.organization_id or gateway.organization_id
+    fleet.set(child, model_id=model_id, organization_id=organization_id)
+    _come_online(child, message, fleet)
 
 
-def _refusal(gateway: Device, child: Device, message: Message[Topology]) -> str:
+def _refusal(
+    gateway: Device,
+    child: Device,
+    model_id: int | None,
+    message: Message[Topology],
+    fleet: _Fleet,
+) -> str:
     """Why a dock may not say that this device is its aircraft; empty if it may."""
-    if child.pk == gateway.pk or child.kind not in {
-        DeviceModel.Kind.AIRCRAFT,
-        DeviceModel.Kind.UNKNOWN,
-    }:
+    kinds = {fleet.kinds[known] for known in (child.model_id, model_id) if known}
+    if child.pk == gateway.pk or kinds - {DeviceModel.Kind.AIRCRAFT, DeviceModel.Kind.UNKNOWN}:
         return "it is no aircraft"
     if child.organization_id and child.organization_id != gateway.organization_id:
         return "it belongs to another organization"
@@ -130,23 +184,14 @@ def _refusal(gateway: Device, child: Device, message: Message[Topology]) -> str:
     return ""
 
 
-_ONLINE = (
-    *("topology_at", "topology_seen_at", "presence", "online_since", "last_seen_at", "changed_at"),
-    *Device.UNKNOWN_FACTS,
-)
-
-
-def _come_online(device: Device, at: dt.datetime, now: dt.datetime) -> None:
+def _come_online(device: Device, message: Message[Topology], fleet: _Fleet) -> None:
     """Each topology counts as a fresh start: a device needs some seconds before it takes commands.
 
     One that the broker kept for us says nothing about now.
     """
-    if now - at > dt.timedelta(seconds=settings.OFFLINE_AFTER):
-        return
-    for name, unknown in Device.UNKNOWN_FACTS.items():
-        setattr(device, name, unknown)
-    device.presence = Device.Presence.ONLINE
-    device.online_since = device.last_seen_at = device.changed_at = now
+    fleet.set(device, topology_at=message.at, topology_seen_at=fleet.now)
+    if fleet.now - message.at <= dt.timedelta(seconds=settings.OFFLINE_AFTER):
+        fleet.start(device)
 
 
 def _children(message: Message[Topology]) -> list[Product]:

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
+from mqtt_bridge.client import Received
 from mqtt_bridge.envelope import Reply
 from tests.make import envelope, make_aircraft, make_dock, make_organization, received
 
@@ -21,11 +24,14 @@ def handlers() -> None:
 
 
 def topology(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> list[Reply]:
+    return pipeline.process([told(sn, *aircraft, seconds_ago=seconds_ago, **fields)])
+
+
+def told(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> Received:
     children = [AIRCRAFT | {"sn": child} for child in aircraft]
     data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": children} | fields
     at = int((timezone.now().timestamp() - seconds_ago) * 1000)
-    message = envelope(data, "update_topo", timestamp=at)
-    return pipeline.process([received(f"sys/product/{sn}/status", message)])
+    return received(f"sys/product/{sn}/status", envelope(data, "update_topo", timestamp=at))
 
 
 def stored(sn: str) -> Device:
@@ -145,3 +151,31 @@ def test_a_dock_has_one_aircraft_whatever_it_says() -> None:
 def test_a_list_that_no_dock_would_send_is_not_read() -> None:
     topology("DOCK1", *(f"AIR{number}" for number in range(50)))
     assert [device.sn for device in Device.objects.all()] == ["DOCK1"]
+
+
+def test_a_dock_that_calls_a_dock_its_aircraft_does_not_change_what_it_is() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=4)
+    topology("DOCK2", seconds_ago=3)
+    topology("DOCK1", "DOCK2")
+    second = stored("DOCK2")
+    assert (second.gateway, second.model and second.model.key) == (None, "3-2-0")
+
+
+def test_docks_that_swap_their_aircraft_within_a_batch_have_each_others() -> None:
+    topology("DOCK1", "AIR1", seconds_ago=9)
+    topology("DOCK2", "AIR2", seconds_ago=8)
+    pipeline.process([told("DOCK2", "AIR1", seconds_ago=3), told("DOCK1", "AIR2", seconds_ago=2)])
+    first, second = stored("AIR1"), stored("AIR2")
+    assert (first.gateway, second.gateway) == (stored("DOCK2"), stored("DOCK1"))
+    assert (first.is_online, second.is_online) == (True, True)
+
+
+@pytest.mark.parametrize("docks", [5, 50])
+def test_however_many_docks_come_back_at_once_the_statements_stay_the_same(docks: int) -> None:
+    pairs = [(f"DOCK{number}", f"AIR{number}") for number in range(docks)]
+    pipeline.process([told(*pair, seconds_ago=5) for pair in pairs])
+    messages = [told(*pair) for pair in pairs]
+    with CaptureQueriesContext(connection) as queries:
+        pipeline.process(messages)
+    assert len(queries) == 8  # with the transaction's two
+    assert Device.objects.filter(presence=Device.Presence.ONLINE).count() == 2 * docks
