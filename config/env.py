@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 import environ
-from botocore.config import Config
 
 _MAIL_SCHEMES = {"smtp", "smtp+tls", "smtp+ssl", "consolemail"}
 _MAIL_PORTS = {"smtp+tls": 587, "smtp+ssl": 465}
@@ -173,6 +172,8 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
         }
     if parts.scheme != "s3" or not parts.netloc:
         wrong(name, value, "file://folder or s3://bucket/prefix?endpoint=https://host")
+    from botocore.config import Config  # a fifth of a second that only buckets are worth
+
     endpoint = parts.query.removeprefix("endpoint=") or None
     return {
         "BACKEND": "storages.backends.s3.S3Storage",

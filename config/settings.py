@@ -1,6 +1,7 @@
 """Django's settings; every one that differs between installations comes from the environment."""
 
 import socket
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,7 +42,8 @@ SESSION_COOKIE_SECURE = _HTTPS
 CSRF_COOKIE_SECURE = _HTTPS
 
 INSTALLED_APPS = [
-    "daphne",
+    # It brings ``runserver``, and with it a network library that no other command needs.
+    *(["daphne"] if sys.argv[1:2] == ["runserver"] else []),
     "unfold",
     "unfold.contrib.filters",
     "django.contrib.admin",

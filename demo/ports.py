@@ -30,7 +30,7 @@ def is_free(port: int) -> bool:
 def among(numbers: Sequence[int]) -> Iterator[int]:
     """Ports on which nobody listens, at random; none comes again before all the others."""
     mixed = secrets.SystemRandom().sample(numbers, len(numbers))
-    return filter(is_free, itertools.cycle(mixed))
+    yield from filter(is_free, itertools.cycle(mixed))
 
 
 supply = among(OURS)

@@ -66,7 +66,7 @@ def due(hook: Webhook, rollout: Rollout, now: dt.datetime, **fields: Any) -> Web
 
 
 def deliver(delivery: WebhookDelivery, now: dt.datetime | None = None) -> WebhookDelivery:
-    notices.deliver(now or timezone.now())
+    webhooks.deliver(now or timezone.now())
     delivery.refresh_from_db()
     return delivery
 
@@ -140,7 +140,7 @@ def test_the_body_names_the_package_that_is_damaged(
     package = make_package("10.01.3205")
     notices.damaged(package, "its MD5 is another one", now)
     notices.tell(now)
-    notices.deliver(now)
+    webhooks.deliver(now)
     told = json.loads(receiver.got[0][2])
     assert told["package"]["version"] == "10.01.3205"
     assert told["rollout"] is None
@@ -159,7 +159,7 @@ def test_news_goes_out_in_its_order(
     hook: Webhook, rollout: Rollout, receiver: Receiver, now: dt.datetime
 ) -> None:
     wanted = [due(hook, rollout, now, title=f"No. {number}") for number in range(5)]
-    notices.deliver(now)
+    webhooks.deliver(now)
     assert [headers["X-Fleet-Delivery"] for _, headers, _ in receiver.got] == [
         str(delivery.pk) for delivery in wanted
     ]
@@ -209,7 +209,7 @@ def test_after_a_failure_the_others_wait_so_that_one_at_a_time_finds_out(
     for _ in range(10):
         due(hook, rollout, now)
     for _ in range(5):
-        notices.deliver(timezone.now())
+        webhooks.deliver(timezone.now())
     assert len(receiver.got) == 1
 
 
