@@ -66,7 +66,7 @@ class FailedMessageAdmin(ReadOnlyAdmin[FailedMessage]):
 
 @admin.register(BridgeSession)
 class BridgeSessionAdmin(ReadOnlyAdmin[BridgeSession]):
-    list_display = ["client_id", "listening", "connected_since", "seen_at"]
+    list_display = ["client_id", "listening", "connected_since", "behind_since", "seen_at"]
 
     @admin.display(description="listening", boolean=True)
     def listening(self, session: BridgeSession) -> bool:

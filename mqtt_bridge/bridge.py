@@ -1,17 +1,19 @@
 """The bridge's life: take what arrived, bring it in, answer, acknowledge."""
 
+import datetime as dt
 import logging
 import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.utils import timezone
 
 from mqtt_bridge import envelope, pipeline, router, topics
-from mqtt_bridge.client import Listener
+from mqtt_bridge.client import IN_FLIGHT, Listener, Received
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession
 
@@ -60,6 +62,8 @@ class Bridge:
         self._listener = Listener(settings.MQTT_CLIENT_ID, filters)
         self._ending = threading.Event()
         self._beaten = 0.0
+        self._said: tuple[object, ...] = ()
+        self._behind_since: dt.datetime | None = None
         self.messages = self.batches = 0
 
     @property
@@ -78,8 +82,11 @@ class Bridge:
             self._wait_for_twin()
             self._listener.start()
             while not self._ending.is_set():
+                batch = self._listener.take(MOST_AT_ONCE, BridgeSession.BEAT.total_seconds())
+                self._note_delay(batch)
                 self._beat()
-                self._work()
+                if batch:
+                    self._work(batch)
         except pipeline.Stopped:
             logger.info("ends while the database is away; the broker keeps what was not brought in")
         finally:
@@ -95,11 +102,15 @@ class Bridge:
                 said = True
             self._ending.wait(1)
 
-    def _work(self) -> None:
+    def _note_delay(self, batch: Sequence[Received]) -> None:
+        """Where the broker has more than it may send us at once, what we know is of the past."""
+        if sum(1 for message in batch if message.qos) < IN_FLIGHT // 2:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = batch[0].received_at
+
+    def _work(self, batch: Sequence[Received]) -> None:
         started = time.monotonic()
-        batch = self._listener.take(MOST_AT_ONCE, BridgeSession.BEAT.total_seconds())
-        if not batch:
-            return
         replies = pipeline.process(batch, give_up=self._ending.wait)
         # Replies first: if the process dies in between, the broker sends the messages again
         # and they are answered twice, which harms nobody. The other way round they never are.
@@ -116,17 +127,19 @@ class Bridge:
         self._listener.publish(f"{topics.up(*reply.to)}_reply", payload)
 
     def _beat(self) -> None:
-        """Says now and then in the database that somebody listens."""
-        if time.monotonic() - self._beaten < BridgeSession.BEAT.total_seconds():
-            return
-        self._beaten = time.monotonic()
-        self._write_session()
+        """Says in the database that somebody listens: now and then, and when that changes."""
+        is_due = time.monotonic() - self._beaten >= BridgeSession.BEAT.total_seconds()
+        state = (self._listener.connected_since, self._behind_since)
+        if is_due or state != self._said:
+            self._beaten, self._said = time.monotonic(), state
+            self._write_session()
 
     def _write_session(self) -> None:
         close_old_connections()
         values = {
             "seen_at": timezone.now(),
             "connected_since": self._listener.connected_since,
+            "behind_since": self._behind_since,
             "process": _this_process(),
         }
         try:

@@ -212,6 +212,7 @@ class Listener(_Connection):
             self._say(logging.ERROR, f"may not subscribe to {refused[0]} at")
         else:
             self._mark_connected()
+            self.wake()
 
     def _deliver(self, line: Line, published: Sequence[Published]) -> None:
         """Puts what came at once at the end of what waits."""

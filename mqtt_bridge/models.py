@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from django.db import models
 from django.utils import timezone
@@ -53,12 +54,28 @@ class FailedMessage(models.Model):
         )
 
 
+class Heard(NamedTuple):
+    """Of what came between these two moments everything is known."""
+
+    since: dt.datetime
+    until: dt.datetime
+
+
 class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
+    def heard(self, now: dt.datetime) -> Heard | None:
+        """Since when and until when we know what the docks say; None while nobody listens."""
+        ends = {"since": models.Min("connected_since"), "until": models.Min("behind_since")}
+        found = self.listening(now).aggregate(**ends)
+        return Heard(found["since"], found["until"] or now) if found["since"] else None
+
     def listening_since(self, now: dt.datetime) -> dt.datetime | None:
         """Since when a bridge has been connected without a break; None while nobody listens."""
-        alive = self.filter(seen_at__gt=now - BridgeSession.SILENCE, connected_since__isnull=False)
-        since: dt.datetime | None = alive.aggregate(since=models.Min("connected_since"))["since"]
-        return since
+        heard = self.heard(now)
+        return heard.since if heard else None
+
+    def listening(self, now: dt.datetime) -> "BridgeSessionQuerySet":
+        """Those that are alive and connected."""
+        return self.filter(seen_at__gt=now - BridgeSession.SILENCE, connected_since__isnull=False)
 
 
 class BridgeSession(models.Model):
@@ -70,6 +87,9 @@ class BridgeSession(models.Model):
     client_id = models.CharField(max_length=200, unique=True)
     process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")
     connected_since = models.DateTimeField(null=True)
+    behind_since = models.DateTimeField(
+        null=True, help_text="Since when the broker has had more messages than could be taken."
+    )
     seen_at = models.DateTimeField()
 
     objects = BridgeSessionQuerySet.as_manager()

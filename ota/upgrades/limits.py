@@ -1,6 +1,7 @@
 """Limits of time: no reply, silence, no proof, and the hard end. All from settings, in seconds.
 
-While no bridge listens nothing ends, nor right after: what the broker kept comes first.
+While no bridge listens nothing ends, nor right after: what the broker kept comes first. A bridge
+that is behind knows only what came before, so time is judged as of then.
 """
 
 import datetime as dt
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 
 from fleet.models import Device
-from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.models import BridgeSession, Heard
 from ota import live, states
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
@@ -32,25 +33,25 @@ class Verdict(NamedTuple):
 
 def enforce(now: dt.datetime) -> None:
     """Ends or moves on the tasks in flight whose time is over."""
-    heard_since = BridgeSession.objects.listening_since(now)
-    if heard_since is None:
+    heard = BridgeSession.objects.heard(now)
+    if heard is None:
         return
     in_flight = UpgradeTask.objects.in_flight()
     verdicts: defaultdict[Verdict, list[UpgradeTask]] = defaultdict(list)
     for task in in_flight.select_related("gateway").with_targets():
-        if verdict := _verdict(task, heard_since, now):
+        if verdict := _verdict(task, heard):
             verdicts[verdict].append(task)
     for verdict, tasks in verdicts.items():
         _carry_out(verdict, tasks, now)
-    if now - heard_since > dt.timedelta(seconds=min(CATCH_UP, settings.STALL_TIME)):
-        forget_foreign(now)
-    if now - heard_since > dt.timedelta(seconds=min(CATCH_UP, settings.FIRMWARE_NO_SHOW)):
+    if _has_caught_up(heard, settings.STALL_TIME):
+        forget_foreign(heard.until, now)
+    if _has_caught_up(heard, settings.FIRMWARE_NO_SHOW):
         no_show.flag(now)
 
 
-def forget_foreign(now: dt.datetime) -> None:
+def forget_foreign(heard_until: dt.datetime, now: dt.datetime) -> None:
     """An upgrade of somebody else that fell silent blocks no longer."""
-    limit = now - dt.timedelta(seconds=settings.STALL_TIME)
+    limit = heard_until - dt.timedelta(seconds=settings.STALL_TIME)
     silent = ForeignUpgrade.objects.filter(finished_at=None, last_seen_at__lt=limit)
     Device.objects.filter(foreign_upgrades__in=silent).update(changed_at=now)
     silent.update(finished_at=now, device_status="silent")
@@ -94,25 +95,25 @@ def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
     live.announce([(task.rollout_id, task.pk)])
 
 
-def _verdict(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+def _verdict(task: UpgradeTask, heard: Heard) -> Verdict | None:
     if task.status == TaskStatus.VERIFYING:
-        return _unproven(task, heard_since, now)
-    if _is_over(task.sent_at, settings.HARD_LIMIT, heard_since, now):
+        return _unproven(task, heard)
+    if _is_over(task.sent_at, settings.HARD_LIMIT, heard):
         limit = _minutes(settings.HARD_LIMIT)
         text = f"not finished within {limit}; {_shortfall(task)}"
         return Verdict(TaskStatus.TIMEOUT, text, is_final=True)
     if task.status == TaskStatus.SENT and task.replied_at is None:
-        return _unanswered(task, heard_since, now)
-    return _silent(task, heard_since, now)
+        return _unanswered(task, heard)
+    return _silent(task, heard)
 
 
-def _unanswered(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """The command or its reply got lost: follow what the dock does, else send once more.
 
     A dock that was gone when the command went out has had no chance to answer: its task waits
     until it is heard again.
     """
-    if not _is_over(task.sent_at, settings.REPLY_TIME, heard_since, now):
+    if not _is_over(task.sent_at, settings.REPLY_TIME, heard):
         return None
     if task.gateway.mode_code == proof.UPGRADING:
         return Verdict(
@@ -127,21 +128,19 @@ def _unanswered(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -
     return Verdict(TaskStatus.TIMEOUT, f"no reply to {task.attempt} commands")
 
 
-def _silent(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
+def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """Silence is normal while a dock restarts; what it reports afterwards decides."""
     gateway, last = task.gateway, task.progress_seen_at or task.replied_at or task.sent_at
     is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
     settled = gateway.settled_at(settings.SETTLE_TIME)
     is_back = settled and last and gateway.online_since and gateway.online_since > last
-    if is_back and is_idle and gateway.is_online and settled and settled < now:
+    if is_back and is_idle and gateway.is_online and settled and settled < heard.until:
         return Verdict(
             TaskStatus.VERIFYING, "the dock is back without a final report; its versions decide"
         )
-    if task.status == TaskStatus.PAUSED or not _is_over(
-        last, settings.STALL_TIME, heard_since, now
-    ):
+    if task.status == TaskStatus.PAUSED or not _is_over(last, settings.STALL_TIME, heard):
         return None
-    if is_idle or _is_over(gateway.last_seen_at, settings.STALL_TIME, heard_since, now):
+    if is_idle or _is_over(gateway.last_seen_at, settings.STALL_TIME, heard):
         waited = _minutes(settings.STALL_TIME)
         return Verdict(
             TaskStatus.VERIFYING, f"no progress for {waited}; the reported versions decide"
@@ -149,8 +148,8 @@ def _silent(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Ve
     return None
 
 
-def _unproven(task: UpgradeTask, heard_since: dt.datetime, now: dt.datetime) -> Verdict | None:
-    if not _is_over(task.status_at, settings.VERIFY_TIME, heard_since, now):
+def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
+    if not _is_over(task.status_at, settings.VERIFY_TIME, heard):
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
@@ -164,12 +163,14 @@ def _shortfall(task: UpgradeTask) -> str:
     return proof.shortfall(targets)
 
 
-def _is_over(
-    since: dt.datetime | None, limit: float, heard_since: dt.datetime, now: dt.datetime
-) -> bool:
+def _is_over(since: dt.datetime | None, limit: float, heard: Heard) -> bool:
     """Whether the time is over, and somebody has listened long enough to have heard otherwise."""
-    caught_up = now - heard_since > dt.timedelta(seconds=min(limit, CATCH_UP))
-    return caught_up and now - (since or heard_since) > dt.timedelta(seconds=limit)
+    silence = heard.until - (since or heard.since)
+    return _has_caught_up(heard, limit) and silence > dt.timedelta(seconds=limit)
+
+
+def _has_caught_up(heard: Heard, limit: float) -> bool:
+    return heard.until - heard.since > dt.timedelta(seconds=min(limit, CATCH_UP))
 
 
 def _minutes(seconds: float) -> str:

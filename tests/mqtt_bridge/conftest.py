@@ -1,5 +1,6 @@
 """A bridge inside the test's process, over the real broker."""
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Iterator
@@ -17,13 +18,22 @@ from tests.servers import Server
 def bridge(transactional_db: None, mosquitto: Server, settings: Settings) -> Iterator[Bridge]:
     """Connected and subscribed."""
     settings.MQTT_CLIENT_ID = f"bridge-{uuid.uuid4().hex[:8]}"
+    with running_bridge() as running:
+        eventually(lambda: running.is_connected, "the bridge's connection")
+        yield running
+
+
+@contextlib.contextmanager
+def running_bridge() -> Iterator[Bridge]:
+    """A bridge as the settings have it, in a thread."""
     running = Bridge()
     thread = threading.Thread(target=_run, args=[running])
     thread.start()
-    eventually(lambda: running.is_connected, "the bridge's connection")
-    yield running
-    running.stop()
-    thread.join()
+    try:
+        yield running
+    finally:
+        running.stop()
+        thread.join()
 
 
 def _run(bridge: Bridge) -> None:

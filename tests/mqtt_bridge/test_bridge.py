@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.make import (
     progress,
     received,
 )
+from tests.mqtt_bridge.conftest import running_bridge
 from tests.processes import Processes, eventually
 from tests.servers import Server
 
@@ -122,6 +124,22 @@ def test_asked_for_json_the_bridge_tells_at_its_end_what_it_did(
 
 def test_a_listening_bridge_says_so_in_the_database(bridge: Bridge) -> None:
     eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+
+
+def test_a_bridge_that_is_behind_says_since_when(
+    processes: Processes, wire: Wire, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.bridge().kill9()
+    for number in range(1200):
+        wire.say(f"thing/product/D{number % 5}/state", envelope({"firmware_version": NEW}))
+    published, may_go_on, work = timezone.now(), threading.Event(), pipeline.process
+    monkeypatch.setattr(pipeline, "process", lambda *a, **kw: may_go_on.wait() and work(*a, **kw))
+    settings.MQTT_CLIENT_ID = processes.environment["MQTT_CLIENT_ID"]
+    with running_bridge():
+        eventually(lambda: BridgeSession.objects.exclude(behind_since=None), "the word of it")
+        assert BridgeSession.objects.get().behind_since > published
+        may_go_on.set()
+        eventually(lambda: BridgeSession.objects.filter(behind_since=None), "the end of it")
 
 
 def test_over_mqtt_5_the_session_is_kept_too(processes: Processes, wire: Wire) -> None:

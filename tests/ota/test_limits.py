@@ -100,6 +100,18 @@ def test_the_time_counts_only_since_somebody_listens(after: Callable[[float], No
     assert status(task) == TaskStatus.PENDING
 
 
+def test_while_the_bridge_is_behind_nothing_ends_that_a_waiting_message_could_prove(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.VERIFYING, status_at=timezone.now())
+    BridgeSession.objects.update(behind_since=timezone.now() + dt.timedelta(minutes=14))
+    after(20 * 60)
+    assert status(task) == TaskStatus.VERIFYING
+    BridgeSession.objects.update(behind_since=None)
+    after(20 * 60)
+    assert status(task) == TaskStatus.PENDING  # it has another attempt
+
+
 def test_silence_of_a_dock_that_still_upgrades_is_normal(after: Callable[[float], None]) -> None:
     dock = make_dock(mode_code=3)
     task = make_task(dock, status=TaskStatus.IN_PROGRESS, progress_seen_at=timezone.now())
