@@ -32,6 +32,8 @@ def costs(client: Client, amounts: Amounts) -> dict[str, int]:
     """The queries of each page in a database with so many rows, which are gone afterwards."""
     with transaction.atomic():
         filling.make(amounts)
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")  # PostgreSQL's own would wait for the end of the transaction
         found = {
             name: queries(client, url)
             for name, url in pages.addresses().items()
