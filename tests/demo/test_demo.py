@@ -15,7 +15,11 @@ from demo import checks, ports
 from tests.processes import Running, eventually, group_members
 from tests.servers import Server
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("demo"),  # they share one that runs
+]
 
 BARE = dict.fromkeys(("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "MQTT_URL", "STORAGE_URL"), "")
 BARE |= dict.fromkeys(("PUBLIC_URL", "FIRMWARE_URL", "DJI_APP_LICENSE"), "")
@@ -71,15 +75,6 @@ def make_demo(tmp_path: Path) -> Iterator[MakeDemo]:
     yield make
     for run in made:
         run.end()
-
-
-@pytest.fixture
-def over_given_servers(make_demo: MakeDemo, redis_server: Server, mosquitto: Server) -> Running:
-    """A demo that runs over servers of ours, without docks."""
-    variables = {"REDIS_URL": redis_server.url, "MQTT_URL": mosquitto.url}
-    run = make_demo("--no-docks", **variables).start(wait=False)
-    run.wait_until_ready()
-    return run
 
 
 def test_every_part_answers(running: Running) -> None:
@@ -139,29 +134,29 @@ def wait_for_exit(run: Running) -> int:
     return run.terminate()
 
 
-def test_a_demo_that_is_killed_leaves_nobody(over_given_servers: Running) -> None:
-    groups = group_ids(over_given_servers)
-    os.kill(over_given_servers.pid, signal.SIGKILL)
-    eventually(lambda: not any(map(group_members, groups)), "the end of all parts")
-
-
-def test_with_given_servers_none_is_started(over_given_servers: Running) -> None:
-    rows = table(over_given_servers)
+def test_over_given_servers_none_is_started_and_sigterm_ends_all_the_others(
+    make_demo: MakeDemo, redis_server: Server, mosquitto: Server
+) -> None:
+    variables = {"REDIS_URL": redis_server.url, "MQTT_URL": mosquitto.url}
+    run = make_demo("--no-docks", **variables).start(wait=False)
+    run.wait_until_ready()
+    rows, groups = table(run), group_ids(run)
     assert not rows.keys() & {"valkey", "broker", "simulator"}
     assert rows["redis"]["pid"] is rows["mqtt"]["pid"] is None
     assert {row["state"] for row in rows.values()} == {"answers"}
-
-
-def test_sigterm_ends_all_parts(over_given_servers: Running) -> None:
-    groups = group_ids(over_given_servers)
-    assert over_given_servers.terminate() == 0
+    assert run.terminate() == 0
     assert not any(map(group_members, groups))
 
 
-def test_a_second_run_prints_no_password(make_demo: MakeDemo) -> None:
+def test_a_demo_that_is_killed_leaves_nobody_and_the_second_run_prints_no_password(
+    make_demo: MakeDemo,
+) -> None:
     run = make_demo("--no-docks").start(wait=False)
-    run.wait_for_line("with the password")
-    run.wait_for_line("Starting")
+    run.wait_until_ready()
+    assert run.output.count("Log in as admin with the password ") == 1
+    groups = group_ids(run)
+    os.kill(run.pid, signal.SIGKILL)
+    eventually(lambda: not any(map(group_members, groups)), "the end of all parts")
     run.terminate()
     run.start(wait=False)
     run.wait_for_line("changepassword admin")

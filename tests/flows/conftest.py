@@ -21,6 +21,11 @@ from tests.processes import ROOT, START_TIME, Processes, Running, eventually
 CODE = "STORYCODE7"
 
 
+@pytest.fixture(autouse=True)
+def not_counted(uncounted: None) -> None:
+    """What is told here is covered by the tests of its parts; counting it would cost minutes."""
+
+
 class Story(NamedTuple):
     """Everything runs and the docks are online."""
 

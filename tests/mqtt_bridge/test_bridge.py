@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pytest_django import Settings
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
 from mqtt_bridge.bridge import Bridge
-from mqtt_bridge.envelope import Nothing
+from mqtt_bridge.client import Received
+from mqtt_bridge.envelope import Nothing, Reply
 from mqtt_bridge.models import BridgeSession, FailedMessage
 from mqtt_bridge.topics import Kind
 from ota.models import TaskEvent
@@ -133,12 +135,22 @@ def test_a_bridge_that_is_behind_says_since_when(
     for number in range(1200):
         wire.say(f"thing/product/D{number % 5}/state", envelope({"firmware_version": NEW}))
     published, may_go_on, work = timezone.now(), threading.Event(), pipeline.process
-    monkeypatch.setattr(pipeline, "process", lambda *a, **kw: may_go_on.wait() and work(*a, **kw))
+
+    def wait_with_many(batch: Sequence[Received], **how: Any) -> list[Reply]:
+        if len(batch) >= 500:
+            may_go_on.wait()
+        return work(batch, **how)
+
+    monkeypatch.setattr(pipeline, "process", wait_with_many)
     settings.MQTT_CLIENT_ID = processes.environment["MQTT_CLIENT_ID"]
     with running_bridge():
-        eventually(lambda: BridgeSession.objects.exclude(behind_since=None), "the word of it")
-        assert BridgeSession.objects.get().behind_since > published
-        may_go_on.set()
+        try:
+            eventually(lambda: BridgeSession.objects.exclude(behind_since=None), "the word of it")
+            behind_since = BridgeSession.objects.get().behind_since
+        finally:
+            may_go_on.set()
+        assert behind_since
+        assert behind_since > published
         eventually(lambda: BridgeSession.objects.filter(behind_since=None), "the end of it")
 
 
