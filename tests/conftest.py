@@ -63,17 +63,29 @@ def pytest_runtest_makereport(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """PostgreSQL gets what asks the database; among workers the longest tests go first."""
-    if config.getoption("--database") == "postgres":
-        config.hook.pytest_deselected(items=[item for item in items if not _asks_postgres(item)])
-        items[:] = filter(_asks_postgres, items)
-    if hasattr(config, "workerinput"):
+    """PostgreSQL gets what asks the database; in the run of all, the longest tests go first."""
+    is_whole, on_postgres = (
+        hasattr(config, "workerinput"),
+        config.getoption("--database") != "sqlite",
+    )
+    if on_postgres:
+        _keep(config, items, _asks_postgres)
+    if is_whole and not on_postgres:
+        _keep(config, items, lambda item: "postgres_alone" not in item.keywords)
+    if is_whole:
         items.sort(key=_length, reverse=True)
+
+
+def _keep(
+    config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]
+) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = filter(wanted, items)
 
 
 def _asks_postgres(item: pytest.Item) -> bool:
     if "services" in item.keywords:
-        return "everywhere" in item.keywords
+        return bool({"everywhere", "postgres_alone"}.intersection(item.keywords))
     asked = {"db", "transactional_db"}.intersection(getattr(item, "fixturenames", ()))
     return bool(asked) or "django_db" in item.keywords
 
@@ -206,9 +218,8 @@ def nothing_compared() -> None:
 
 
 @pytest.fixture
-def uncounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the test and its processes cover is not counted, which would cost half of their speed."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+def uncounted() -> Iterator[None]:
+    """What the test covers is not counted, which would cost half of its speed."""
     counting = Coverage.current()
     if counting:
         counting.stop()

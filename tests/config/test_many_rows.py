@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from benchmarks import filling, pages
 from benchmarks.filling import Amounts
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.postgres_alone]
 
 # Both have more tasks than their list leads through, and more than one page of everything else.
 FEW, MANY = Amounts(500, 12_000, 3), Amounts(1000, 24_000, 3)

@@ -41,7 +41,7 @@ PATIENCE = 180 + DOCKS  # s for each stage, on a busy machine
 
 pytestmark = [
     pytest.mark.services,
-    pytest.mark.everywhere,
+    pytest.mark.postgres_alone,
     pytest.mark.timeout(8 * PATIENCE),
 ]
 
