@@ -46,7 +46,7 @@ INSTALLED_APPS = [
     *(["daphne"] if sys.argv[1:2] == ["runserver"] else []),
     "unfold",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "config.console.Console",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

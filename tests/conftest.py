@@ -26,6 +26,8 @@ from tests.docks import Wire
 from tests.processes import Processes
 
 StartServer = Callable[[Callable[[Path], servers.Server]], servers.Server]
+# The environment of a process in which coverage is to count after all.
+COUNTING = pytest.StashKey[dict[str, str]]()
 _STARTED = pytest.StashKey[Processes]()
 _SHOWN = 6000  # characters of each log that a failed test shows
 
@@ -40,7 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Runs side by side do not choose a port that another one has chosen and not opened yet."""
+    """Runs side by side do not choose a port that another one has chosen and not opened yet.
+
+    Coverage counts in the workers that run tests; in the processes that these start it would cost
+    too much.
+    """
+    if not config.getoption("numprocesses", None):  # it is a worker, or there are none
+        config.stash[COUNTING] = {
+            name: os.environ.pop(name) for name in ["COVERAGE_PROCESS_CONFIG"] if name in os.environ
+        }
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     run = 2 * worker + (config.getoption("--database") == "postgres")
     ports.supply = ports.among(ports.OURS[run % 32 * 700 :][:700])

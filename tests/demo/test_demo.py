@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from demo import checks, ports
+from tests.conftest import COUNTING
 from tests.processes import Running, eventually, group_members
 from tests.servers import Server
 
@@ -52,10 +53,13 @@ def group_ids(run: Running) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A first run with two docks."""
+def running(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Running]:
+    """A first run with two docks; what it covers is counted, because nothing else runs all of it."""
     folder = tmp_path_factory.mktemp("demo") / "var"
-    run = demo(folder, "--docks", "2", port=two_ports()).start(wait=False)
+    counting = pytestconfig.stash[COUNTING]
+    run = demo(folder, "--docks", "2", port=two_ports(), **counting).start(wait=False)
     try:
         run.wait_until_ready()
         yield run

@@ -70,7 +70,6 @@ def test_each_dock_ends_as_its_fault_dictates(story: Callable[..., Story]) -> No
     assert done["status"]["counts"]["pending"] == 0
 
 
-@pytest.mark.everywhere
 def test_killed_bridge_and_worker_lose_no_task_and_issue_none_twice(
     story: Callable[..., Story],
 ) -> None:
