@@ -179,20 +179,22 @@ def compared(megabytes: int, clients: int, size: Size) -> Iterable[Result]:
     with everything(megabytes * MB, max(clients + 1, FAST)) as place:
         what = f"{clients} clients at 1 MB/s and one at 20 KB/s, {megabytes} MB each"
         slow = in_turns(place, rates, 1)
-        yield result(what, slow)
+        yield result(what, slow, ">= 0.5 x")
         yield Result(
             TOPIC,
             f"memory of the firmware process: {what}",
             machine.memory(place.firmware.pid),
             unit="MB",
+            goal="<= 150",
         )
         fast = in_turns(place, [0] * FAST, size.rounds)
-        yield result(f"{FAST} clients without a limit", fast)
+        yield result(f"{FAST} clients without a limit", fast, ">= 0.5 x")
         yield Result(
             TOPIC,
             "memory of the firmware process at its peak",
             machine.memory(place.firmware.pid),
             unit="MB",
+            goal="<= 150",
         )
         eventually(lambda: Download.objects.count() >= clients + 1, "the count of all downloads")
         yield counted([ours for ours, _ in slow + fast])
@@ -205,13 +207,13 @@ def in_turns(place: Place, rates: list[int], rounds: int) -> list[tuple[Figure, 
     return [(measure(ours, place, rates), measure(static, place, rates)) for _ in range(rounds)]
 
 
-def result(what: str, rounds: list[tuple[Figure, Figure]]) -> Result:
+def result(what: str, rounds: list[tuple[Figure, Figure]], goal: str) -> Result:
     ours, peer = ([figure.rate for figure in side] for side in zip(*rounds, strict=True))
     figures = [figure for both in rounds for figure in both]
     right, clients = sum(one.right for one in figures), sum(one.clients for one in figures)
     note = f"right bytes: {right} of {clients}, after {sum(one.cuts for one in figures)} cuts"
     ratio = results.ratio(ours, peer)
-    return Result(TOPIC, what, median(ours), "nginx", median(peer), "MB/s", ratio, note=note)
+    return Result(TOPIC, what, median(ours), "nginx", median(peer), "MB/s", ratio, goal, note)
 
 
 def counted(figures: list[Figure]) -> Result:

@@ -156,7 +156,8 @@ def compared(gigabytes: float) -> Iterable[Result]:
         form.growth,
         "MB",
         growth,
-        note=note,
+        "<= 64",
+        note,
     )
     rate = results.ratio([piece.rate], [form.rate])
     yield Result(TOPIC, what, piece.rate, peer, form.rate, "MB/s", rate)
