@@ -153,7 +153,7 @@ class DeviceAdmin(ModelAdmin[Device]):
     """Devices come by message: nobody adds them here, and what they report is not changed here."""
 
     form = DeviceForm
-    list_display = ["name", "product", "status", "firmware", "seen", "dock", "owner"]
+    list_display = ["name", "product", "heard", "firmware", "dock", "owner"]
     list_display_links = ["name"]
     list_select_related = ["model", "organization", "site", "gateway__model"]
     list_filter = [
@@ -283,6 +283,11 @@ class DeviceAdmin(ModelAdmin[Device]):
     def status(self, device: Device) -> SafeString:
         presence = Device.Presence(device.presence)
         return label(presence.label, PRESENCE_COLOURS[presence])
+
+    @admin.display(description="presence", ordering="last_seen_at")
+    def heard(self, device: Device) -> SafeString:
+        """In the list, with when it was."""
+        return two_lines(self.status(device), self.seen(device))
 
     @admin.display(description="firmware", ordering="firmware_number")
     def firmware(self, device: Device) -> str | SafeString:

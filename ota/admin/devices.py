@@ -45,7 +45,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
     """The fleet's page of devices, and above it what the library means for them."""
 
     list_display = [
-        *("name", "product", "status", "firmware", "need", "blocked_by", "seen"),
+        *("name", "product", "heard", "firmware", "need", "blocked_by"),
         *("dock", "owner"),
     ]
     list_filter = [NeedFilter, *DeviceAdmin.list_filter, VersionFilter]
