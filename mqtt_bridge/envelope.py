@@ -110,11 +110,12 @@ def is_overtaken(
     """Whether a message is older than what the device said before.
 
     Its own clock orders what arrives together. Where the earlier message came a while ago the
-    clock has stepped back instead, as when a restarted device has not found its time server yet.
+    clock has stepped back instead, as when a restarted device has not found its time server yet;
+    where it came in the future, ours has.
     """
     if last_at is None or message.at >= last_at:
         return False
-    return last_seen_at is None or message.received_at - last_seen_at < TOGETHER
+    return last_seen_at is None or abs(message.received_at - last_seen_at) < TOGETHER
 
 
 def result(code: int, **output: Any) -> dict[str, Any]:

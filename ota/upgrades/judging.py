@@ -15,7 +15,7 @@ from ota import live, needs
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
 from ota.needs import Reason, Situation
 from ota.states import PackageState, TaskStatus
-from ota.upgrades import hours
+from ota.upgrades import hours, retries
 
 # A change is written with the time at which its transaction began; it can be seen only later.
 OVERLAP = dt.timedelta(seconds=10)
@@ -176,8 +176,9 @@ def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
     if starts_at and starts_at > now:
         yield Reason("not_started", f"the rollout starts on {hours.shown(task, starts_at)}")
     if task.not_before and task.not_before > now:
-        why = "its pause after a failure lasts" if task.retries else "its start is spread: it waits"
-        yield Reason("not_yet", f"{why} until {hours.shown(task, task.not_before)}")
+        until = hours.shown(task, task.not_before)
+        spread = Reason("not_yet", f"its start is spread: it waits until {until}")
+        yield retries.resting(task, task.not_before) if task.retries else spread
     if text := hours.closed(task, now):
         yield Reason("hours", text)
 

@@ -14,7 +14,9 @@ from django.db.models import F, Q
 from ota import errors
 from ota.errors import Remedy
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
+from ota.needs import Reason
 from ota.states import UNFINISHED, PackageState, TaskStatus
+from ota.upgrades import hours
 
 # A pause is spread by so much, so that docks that failed together do not come back together.
 JITTER = 0.2
@@ -48,6 +50,7 @@ def outcome(
             "retries": F("retries") + 1,
             "not_before": again,
             "message": text[:500],
+            "waits_for": [resting(task, again).as_json()],
             "is_ready": False,
             "checked_at": None,
             "due_at": again,
@@ -59,6 +62,11 @@ def outcome(
             "rate": None,
         },
     )
+
+
+def resting(task: UpgradeTask, again: dt.datetime) -> Reason:
+    """What a task waits for whose attempt has failed."""
+    return Reason("not_yet", f"its pause after a failure lasts until {hours.shown(task, again)}")
 
 
 def is_echo(retries: int, replied_at: dt.datetime | None) -> bool:

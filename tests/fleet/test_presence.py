@@ -1,5 +1,6 @@
 """Topology: docks with their aircraft, and who may say what about whom."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ def test_an_overtaken_topology_changes_nothing() -> None:
     topology("DOCK1", "AIR1", seconds_ago=1)
     topology("DOCK1", seconds_ago=5)
     assert stored("AIR1").is_online
+
+
+def test_after_our_clock_has_jumped_back_a_topology_counts_at_once() -> None:
+    topology("DOCK1", "AIR1")
+    ahead = timezone.now() + dt.timedelta(hours=1)
+    Device.objects.update(topology_at=ahead, topology_seen_at=ahead)
+    topology("DOCK2", "AIR1")
+    assert stored("AIR1").gateway == stored("DOCK2")
 
 
 def test_a_topology_that_the_broker_kept_says_who_belongs_to_whom_but_not_who_is_online() -> None:

@@ -176,10 +176,12 @@ def test_another_attempt_keeps_the_bid_and_has_a_new_tid() -> None:
 def test_a_task_that_rests_says_until_when() -> None:
     task = running()
     fail(task, WAIT)
+    at_once = task.waits_for
     issue.look_again(timezone.now())
     task.refresh_from_db()
     assert [reason["code"] for reason in task.waits_for] == ["not_yet"]
     assert "pause after a failure" in task.waits_for[0]["text"]
+    assert at_once == task.waits_for
     assert task.due_at == task.not_before
 
 
