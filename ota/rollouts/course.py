@@ -206,7 +206,7 @@ def _open_by_itself(rollout: Rollout, number: int, now: dt.datetime) -> None:
     The next tick decides anew then: the gate, the soak time or the question may be another one.
     """
     with transaction.atomic():
-        locked = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        locked = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
         if _decided(locked) == _decided(rollout):
             open_next(locked, now, number=number)
 
@@ -326,7 +326,7 @@ def finish(now: dt.datetime) -> None:
 def _close(rollout: Rollout, now: dt.datetime) -> None:
     """Looks once more under the lock that a retry holds: it may have planned something this moment."""
     with transaction.atomic():
-        found = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        found = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
         may_grow = found.keeps_open and found.status in UNFINISHED
         if found.finished_at or may_grow or found.tasks.open().exists():
             return

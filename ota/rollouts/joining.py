@@ -146,7 +146,9 @@ def _has_task() -> Exists:
 def _join(rollout: Rollout, answers: Sequence[Answer], now: dt.datetime) -> None:
     """Under the lock that those hold who close it; what joined this very moment does so once."""
     with transaction.atomic():
-        still = _open(now).select_for_update(of=("self",)).filter(pk=rollout.pk).first()
+        still = (
+            _open(now).select_for_update(of=("self",), no_key=True).filter(pk=rollout.pk).first()
+        )
         last = Wave.objects.filter(rollout=rollout).order_by("number").last()
         if still is None or last is None:
             return

@@ -158,7 +158,7 @@ def retry(
         NotPossible: the rollout was canceled.
     """
     with transaction.atomic():
-        locked = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        locked = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
         if locked.status == Rollout.Status.CANCELED:
             raise NotPossible(f"{rollout} was canceled; start another one.")
         failed = _failed(rollout, pks).filter(
@@ -271,7 +271,7 @@ def change(
     if unknown := sorted(set(fields) - allowed):
         raise InvalidPolicy(unknown[0], f"{', '.join(unknown)} cannot be changed.")
     with transaction.atomic():
-        found = Rollout.objects.select_for_update(of=("self",)).get(pk=rollout.pk)
+        found = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
         if found.status not in UNFINISHED:
             raise NotPossible(f"{rollout} has ended.")
         told = [

@@ -113,13 +113,15 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
     """Marks tasks ``sent`` whose commands may go out; what is left over waits for the next tick.
 
     It holds the lock of all rollouts that run, so that workers together keep the limits of each,
-    of a site and of the system. All that takes time was done before.
+    of a site and of the system. All that takes time was done before. As everywhere, the lock leaves
+    a rollout's key free (``no_key``): who holds a task may still write rows that name its rollout,
+    which would be a deadlock.
     """
     if not commands:
         return []
     with transaction.atomic():
         running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk")
-        slots = Slots(list(running.select_for_update(of=("self",))))
+        slots = Slots(list(running.select_for_update(of=("self",), no_key=True)))
         chosen = [
             command.task.pk
             for command in _unchanged(commands)
