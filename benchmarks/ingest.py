@@ -30,6 +30,7 @@ from benchmarks.results import Result, Size
 from benchmarks.rows import make_fleet
 from fleet.models import Device
 from mqtt_bridge import topics
+from mqtt_bridge.client import MOST_WAITING
 from ota.models import FirmwarePackage, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 from tests import servers
@@ -148,7 +149,12 @@ class Place:
         ended, cpu = time.time(), self.processor(running) - before
         began: dt.datetime = first.aggregate(at=Min("last_seen_at"))["at"]
         memory = max(machine.memory(one.pid) for one in running)
-        batches = sum(told["batches"] for told in self.end_bridges(running))
+        told = self.end_bridges(running)
+        batches = sum(one["batches"] for one in told)
+        if sum(one["messages"] for one in told) < len(messages):
+            raise RuntimeError(f"of {len(messages)} messages only {told} came")
+        for name in names:
+            load.forget(self.broker.url, name)
         return Drained(len(messages), ended - began.timestamp(), cpu, memory, batches)
 
     def pour(self, messages: Sequence[load.Message], qos: int, rate: float) -> load.Sent:
@@ -258,8 +264,9 @@ def progress(place: Place, name: str) -> Result:
 
 
 def telemetry(place: Place, name: str) -> Result:
-    """What docks push: QoS 0, nearly always what is known already."""
-    made = load.telemetry(pairs()[: place.amounts.docks], place.amounts.backlog)
+    """What docks push: QoS 0, nearly always what is known already; no more than may wait in the bridge."""
+    number = min(place.amounts.backlog, MOST_WAITING // 2)
+    made = load.telemetry(pairs()[: place.amounts.docks], number)
     ours, bare = [], []
     for _ in range(place.size.rounds):
         bare.append(place.peer("bare", made, 0))
@@ -338,6 +345,8 @@ def fleet(place: Place) -> Iterator[Result]:
     cores = (place.processor(bridges) - before) / seconds
     memory = max(machine.memory(bridge.pid) for bridge in bridges)
     taken = sum(told["messages"] for told in place.end_bridges(bridges))
+    for name in names:
+        load.forget(place.broker.url, name)
     what = f"osd of {number:,} docks at {number * 2:,}/s over two bridges"
     note = (
         f"{taken / (first.messages + sent.messages):.1%} came; {lateness(sent)}; "

@@ -40,6 +40,12 @@ def subscribe(url: str, client_id: str, filters: Iterable[tuple[str, int]]) -> N
         line.sendall(b"\xe0\0")
 
 
+def forget(url: str, client_id: str) -> None:
+    """Ends the session: a broker goes on dealing messages of a shared subscription to absent ones."""
+    with _connect(url, client_id, clean=True) as line:
+        line.sendall(b"\xe0\0")
+
+
 def send(
     url: str, messages: Sequence[Message], qos: int, rate: float = 0, seconds: float = 0
 ) -> Sent:

@@ -5,12 +5,11 @@ import hmac
 import logging
 from typing import Any
 
-import msgspec
 from django.db.models import F, Q
 
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
 from fleet.telemetry import known
-from mqtt_bridge.envelope import Few, Message, Text, result
+from mqtt_bridge.envelope import Few, Message, Part, Text, result
 from mqtt_bridge.topics import SN
 
 logger = logging.getLogger(__name__)
@@ -25,24 +24,24 @@ ATTEMPTS = 5
 BLOCKED_FOR = dt.timedelta(minutes=15)
 
 
-class DeviceNamed(msgspec.Struct, frozen=True):
+class DeviceNamed(Part, frozen=True):
     sn: Text = ""
 
 
-class StatusRequest(msgspec.Struct, frozen=True):
+class StatusRequest(Part, frozen=True):
     """``airport_bind_status``: which of these are bound?"""
 
     devices: Few[DeviceNamed] = []
 
 
-class OrganizationRequest(msgspec.Struct, frozen=True):
+class OrganizationRequest(Part, frozen=True):
     """``airport_organization_get``: what the operator typed into the remote controller."""
 
     device_binding_code: Text = ""
     organization_id: Text = ""
 
 
-class Binding(msgspec.Struct, frozen=True):
+class Binding(Part, frozen=True):
     """One device that wants to be bound."""
 
     sn: Text = ""
@@ -52,7 +51,7 @@ class Binding(msgspec.Struct, frozen=True):
     device_model_key: Text = ""
 
 
-class BindRequest(msgspec.Struct, frozen=True):
+class BindRequest(Part, frozen=True):
     """``airport_organization_bind``: a dock, its aircraft, or both."""
 
     bind_devices: Few[Binding] = []

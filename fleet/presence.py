@@ -6,14 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import msgspec
 from django.conf import settings
 
 from fleet import telemetry
 from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
 from mqtt_bridge import bulk, metrics
-from mqtt_bridge.envelope import Few, Int, Message, Text, is_overtaken
+from mqtt_bridge.envelope import Few, Int, Message, Part, Text, is_overtaken
 from mqtt_bridge.topics import SN
 
 logger = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 AIRCRAFT = 0  # domain
 
 
-class Product(msgspec.Struct, frozen=True):
+class Product(Part, frozen=True):
     """A product's numbers; older firmware leaves the domain out."""
 
     sn: Text = ""

@@ -4,25 +4,25 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from mqtt_bridge.envelope import BigInt, Data, Int, Text
+from mqtt_bridge.envelope import BigInt, Data, Int, Part, Text
 
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)] | bool
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(Part, frozen=True):
     """``drone_charge_state`` of a dock, ``battery`` of an aircraft."""
 
     capacity_percent: Percent | None = None
 
 
-class Battery(msgspec.Struct, frozen=True):
+class Battery(Part, frozen=True):
     """One battery of ``drone_battery_maintenance_info``."""
 
     capacity_percent: Int | None = None
 
 
-class SubDevice(msgspec.Struct, frozen=True):
+class SubDevice(Part, frozen=True):
     """``sub_device``: the aircraft that a dock knows."""
 
     device_sn: Text | None = None
@@ -30,20 +30,20 @@ class SubDevice(msgspec.Struct, frozen=True):
     device_paired: Flag | None = None
 
 
-class WirelessLink(msgspec.Struct, frozen=True):
+class WirelessLink(Part, frozen=True):
     """``wireless_link``: 0 SDR only, 1 with 4G enhancement."""
 
     link_workmode: Int | None = None
 
 
-class Storage(msgspec.Struct, frozen=True):
+class Storage(Part, frozen=True):
     """``storage`` in KB."""
 
     total: BigInt | None = None
     used: BigInt | None = None
 
 
-class Maintenance(msgspec.Struct, frozen=True):
+class Maintenance(Part, frozen=True):
     """``drone_battery_maintenance_info``: told while the aircraft is off; 32767 is unreadable."""
 
     batteries: list[Battery] = []

@@ -13,13 +13,16 @@ from django.db import DatabaseError, InterfaceError, close_old_connections
 from django.utils import timezone
 
 from mqtt_bridge import envelope, pipeline, router, topics
-from mqtt_bridge.client import IN_FLIGHT, Listener, Received
+from mqtt_bridge.client import Listener
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.pipeline import Read
 
 logger = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 2000
+MOST_AT_ONCE = 4000
+# That many at once come only where more wait at the broker, if that may send them (see deploy.md).
+MANY = 500
 # Under load batches begin this far apart: it costs their messages some milliseconds and saves
 # most of the commits. The first message after a pause does not wait.
 APART = 0.02  # s
@@ -59,7 +62,7 @@ class Bridge:
     def __init__(self) -> None:
         router.discover()
         filters = topics.subscriptions(settings.MQTT_SHARED_GROUP)
-        self._listener = Listener(settings.MQTT_CLIENT_ID, filters)
+        self._listener = Listener(settings.MQTT_CLIENT_ID, filters, pipeline.read)
         self._ending = threading.Event()
         self._beaten = 0.0
         self._said: tuple[object, ...] = ()
@@ -92,6 +95,7 @@ class Bridge:
         finally:
             self._listener.stop()
             self._say_goodbye()
+            pipeline.close()
 
     def _wait_for_twin(self) -> None:
         """Two connections with one client id throw each other out for ever: the second one waits."""
@@ -102,21 +106,21 @@ class Bridge:
                 said = True
             self._ending.wait(1)
 
-    def _note_delay(self, batch: Sequence[Received]) -> None:
+    def _note_delay(self, batch: Sequence[Read]) -> None:
         """Where the broker has more than it may send us at once, what we know is of the past."""
-        if sum(1 for message in batch if message.qos) < IN_FLIGHT // 2:
+        if sum(1 for read in batch if read.received.qos) < MANY:
             self._behind_since = None
         elif self._behind_since is None:
-            self._behind_since = batch[0].received_at
+            self._behind_since = batch[0].received.received_at
 
-    def _work(self, batch: Sequence[Received]) -> None:
+    def _work(self, batch: Sequence[Read]) -> None:
         started = time.monotonic()
         replies = pipeline.process(batch, give_up=self._ending.wait)
         # Replies first: if the process dies in between, the broker sends the messages again
         # and they are answered twice, which harms nobody. The other way round they never are.
         for reply in replies:
             self._answer(reply)
-        self._listener.acknowledge(batch)
+        self._listener.acknowledge(read.received for read in batch)
         self.messages += len(batch)
         self.batches += 1
         if len(batch) > 1:

@@ -8,8 +8,8 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
@@ -27,26 +27,20 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt_bridge import metrics
 from mqtt_bridge.errors import BrokerUnavailable
-from mqtt_bridge.line import Context, Line, Published
+from mqtt_bridge.line import Context, Line, Received
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 KEEPALIVE = 30  # s
 SESSION_EXPIRY = 7 * 24 * 3600  # s; how long an MQTT 5 broker keeps messages for an absent bridge
-IN_FLIGHT = 1000
+# So many messages may be under way without an acknowledgement: one batch in the database, and the
+# next one on its way meanwhile.
+IN_FLIGHT = 4000
 # Telemetry that may wait in memory while the database is away; what is older is dropped.
 MOST_WAITING = 20_000
-
-
-class Received(NamedTuple):
-    """One message as it came; ``session`` tells on which connection, for the acknowledgement."""
-
-    topic: str
-    payload: bytes
-    received_at: dt.datetime
-    qos: int
-    mid: int
-    session: int
+STALLED = 1.0  # s
 
 
 class _Connection:
@@ -161,23 +155,35 @@ class _Connection:
             logger.log(level, "%s %s%s", what, _shown_address(), f" ({reason})" if reason else "")
 
 
-class Listener(_Connection):
-    """The bridge's connection: a persistent session whose messages are acknowledged by us."""
+class Listener(_Connection, Generic[T]):
+    """The bridge's connection: a persistent session whose messages are acknowledged by us.
 
-    def __init__(self, client_id: str, filters: Sequence[tuple[str, int]]) -> None:
+    ``prepare`` makes of each message what ``take`` gives; it runs as they arrive, while the
+    bridge waits for its database, and must not raise.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        filters: Sequence[tuple[str, int]],
+        prepare: Callable[[Received], T],
+    ) -> None:
         super().__init__(client_id, clean=False)
         self._filters = list(filters)
-        self._waiting: collections.deque[Received] = collections.deque()
+        self._prepare = prepare
+        self._waiting: collections.deque[T] = collections.deque()
         self._arrived = threading.Condition()
+        self._taken = threading.Event()
         self._line: Line | None = None
         self._is_woken = False
         self._client.on_subscribe = self._on_subscribe
 
-    def take(self, most: int, seconds: float) -> list[Received]:
+    def take(self, most: int, seconds: float) -> list[T]:
         """What has arrived, in order; waits up to ``seconds`` while there is nothing."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting or self._is_woken, seconds)
             self._is_woken = False
+            self._taken.set()
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     def wake(self) -> None:
@@ -214,24 +220,38 @@ class Listener(_Connection):
             self._mark_connected()
             self.wake()
 
-    def _deliver(self, line: Line, published: Sequence[Published]) -> None:
+    def _deliver(self, line: Line, received: Sequence[Received]) -> None:
         """Puts what came at once at the end of what waits."""
-        self._line, now = line, timezone.now()
+        self._line = line
         # Docks retain nothing; an old word would come back at each connection.
-        line.acknowledge([one.mid for one in published if one.is_retained and one.qos])
+        if old := [one.mid for one in received if one.is_retained]:
+            line.acknowledge([mid for mid in old if mid])
+            received = [one for one in received if not one.is_retained]
+        if received and received[0].qos:
+            self._let_catch_up()
+        prepared = [self._prepare(one) for one in self._that_fit(received)]
         with self._arrived:
-            room = MOST_WAITING - len(self._waiting)
-            for one in published:
-                if one.is_retained:
-                    continue
-                if room <= 0 and not one.qos:
-                    metrics.count("messages", kind="osd", outcome="overflow")
-                    continue
-                room -= 1
-                self._waiting.append(
-                    Received(one.topic, one.payload, now, one.qos, one.mid, line.number)
-                )
+            self._waiting.extend(prepared)
             self._arrived.notify()
+
+    def _let_catch_up(self) -> None:
+        """Leaves a backlog to the broker while the bridge works on it: here it would only take room.
+
+        If the bridge takes nothing for a while its database is away, and reading goes on.
+        """
+        while len(self._waiting) > IN_FLIGHT:
+            self._taken.clear()
+            if not self._taken.wait(STALLED):
+                return
+
+    def _that_fit(self, received: Sequence[Received]) -> Sequence[Received]:
+        """All but the telemetry for which there is no room."""
+        room = MOST_WAITING - len(self._waiting)
+        if len(received) <= room:
+            return received
+        kept = [one for place, one in enumerate(received) if one.qos or place < room]
+        metrics.count("messages", len(received) - len(kept), kind="osd", outcome="overflow")
+        return kept
 
 
 class Sender(_Connection):

@@ -19,8 +19,8 @@ from mqtt_bridge.topics import Kind, Topic
 
 T = TypeVar("T")
 
-Text = Annotated[str, msgspec.Meta(max_length=64, pattern="^[^\x00]*$")]
-LongText = Annotated[str, msgspec.Meta(max_length=1024, pattern="^[^\x00]*$")]
+Text = Annotated[str, msgspec.Meta(max_length=64)]
+LongText = Annotated[str, msgspec.Meta(max_length=1024)]
 Int = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 # A dock names itself and its aircraft; a list that is longer is none of a dock's.
 Few = Annotated[list[T], msgspec.Meta(max_length=10)]
@@ -28,20 +28,34 @@ BigInt = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 # A device's clock is believed within these limits; outside them the time of arrival counts.
 OLDEST_BELIEVED = dt.timedelta(days=7)
+_OLDEST = OLDEST_BELIEVED.total_seconds() * 1000
 TOGETHER = dt.timedelta(seconds=60)
 
 
-class Data(msgspec.Struct, frozen=True):
+# PostgreSQL stores no text with this character. JSON has it as an escape only, so that one look
+# at the bytes tells; a pattern for each text would cost as much as all other reading.
+_NUL = b"\\u0000"
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """An object inside a message.
+
+    None refers to itself in a circle, so the garbage collector need not look at them: it would
+    take a quarter of the bridge's time.
+    """
+
+
+class Data(Part, frozen=True):
     """``data`` of a message; ``documented`` names keys that we know and leave."""
 
     documented: ClassVar[frozenset[str]] = frozenset()
 
 
-class Nothing(msgspec.Struct, frozen=True):
+class Nothing(Part, frozen=True):
     """``data`` of a method whose arguments do not matter to us."""
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(Part, frozen=True):
     """What travels around every ``data`` (Cloud API: envelope)."""
 
     tid: Text = ""
@@ -53,7 +67,7 @@ class Envelope(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True):
+class Message(Part, Generic[T], frozen=True):
     """One message of one device.
 
     ``sn`` is the sender that the topic names; a ``gateway`` inside the payload is not believed.
@@ -94,7 +108,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True):
         return Reply(Topic(self.kind, self.sn), self.tid, self.bid, self.method, data)
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(Part, frozen=True):
     """An answer of ours: to whom, to what, and its ``data``."""
 
     to: Topic
@@ -133,14 +147,13 @@ def open_envelope(payload: bytes) -> Envelope:
 
 
 def read(
-    envelope: Envelope, topic: Topic, kind: type[T], arrival: tuple[bytes, dt.datetime]
+    envelope: Envelope, topic: Topic, kind: type[T], payload: bytes, received_at: dt.datetime
 ) -> Message[T]:
-    """The typed message; ``arrival`` is the raw payload and when it came.
+    """The typed message; ``payload`` is all of it, as it came.
 
     Raises:
         BadMessage: ``data`` is not an object where one is needed.
     """
-    payload, received_at = arrival
     raw = bytes(envelope.data)
     data, dropped = decode(b"{}" if raw in {b"null", b'""', b""} else raw, kind)
     return Message(
@@ -176,6 +189,7 @@ def decode(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
         BadMessage: not UTF-8, not JSON, not an object, nested too deeply, a required key is wrong.
     """
     try:
+        _refuse_nul(payload, kind)
         return cast("T", _decoder(kind).decode(payload)), []  # type: ignore[arg-type]
     except msgspec.ValidationError as error:
         if not _is_struct(kind):
@@ -185,6 +199,11 @@ def decode(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
         raise BadMessage(f"not JSON: {error}") from error
     except RecursionError as error:
         raise BadMessage("nested too deeply") from error
+
+
+def _refuse_nul(payload: bytes, kind: type) -> None:
+    if _NUL in payload and kind is not msgspec.Raw:
+        raise msgspec.ValidationError("a text with a NUL character")
 
 
 def _decode_by_key(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
@@ -241,7 +260,11 @@ def _believed(timestamp: int | None, received_at: dt.datetime) -> dt.datetime:
     """The device's time, unless it lies in the future or too far back to be a late delivery."""
     if timestamp is None:
         return received_at
-    age = received_at.timestamp() * 1000 - timestamp
-    if not 0 <= age <= OLDEST_BELIEVED.total_seconds() * 1000:
+    if not 0 <= _milliseconds(received_at) - timestamp <= _OLDEST:
         return received_at
     return dt.datetime.fromtimestamp(timestamp / 1000, dt.UTC)
+
+
+@functools.lru_cache(16)  # what arrived together has one time
+def _milliseconds(at: dt.datetime) -> float:
+    return at.timestamp() * 1000

@@ -8,6 +8,7 @@ packet stay paho's: it gets this object as its socket (``Client.tls_set_context`
 """
 
 import contextlib
+import datetime as dt
 import itertools
 import select
 import socket
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from django.utils import timezone
+
 CHUNK = 256 * 1024
 SEND_TIME = 30.0  # s for a packet to a broker that does not read
 _PUBLISH, _PUBACK = 3, b"\x40\x02"
@@ -24,17 +27,22 @@ _PUBLISH, _PUBACK = 3, b"\x40\x02"
 _numbers = itertools.count(1)
 
 
-class Published(NamedTuple):
-    """A message as it came on a line; ``mid`` is 0 where it needs no acknowledgement."""
+class Received(NamedTuple):
+    """A message as it came; ``mid`` is 0 where it needs no acknowledgement.
+
+    ``session`` is the number of its line: only there the acknowledgement means anything.
+    """
 
     topic: str
     payload: bytes
+    received_at: dt.datetime
     qos: int
-    is_retained: bool
     mid: int
+    session: int
+    is_retained: bool = False
 
 
-Deliver = Callable[["Line", Sequence[Published]], None]
+Deliver = Callable[["Line", Sequence[Received]], None]
 
 
 class Context:
@@ -74,7 +82,7 @@ class Line:
         self._inner = inner
         self._is_five = is_five
         self._deliver = deliver
-        self._raw = bytearray()  # read, and not taken apart yet
+        self._rest = b""  # read, and the packet is not whole yet
         self._others = bytearray()  # packets for paho
         self._packet = threading.Lock()  # held for a whole packet
         self._call = threading.Lock()  # OpenSSL takes one call at a time
@@ -93,8 +101,7 @@ class Line:
                 chunk = self._inner.recv(CHUNK)
             if not chunk:
                 return b""
-            self._raw += chunk
-            self._take_apart()
+            self._take_apart(self._rest + chunk)
         if not self._others:
             raise BlockingIOError
         taken = bytes(self._others[:most])
@@ -157,45 +164,40 @@ class Line:
             select.select([], [self._inner], [], 1)
             return 0
 
-    def _take_apart(self) -> None:
+    def _take_apart(self, raw: bytes) -> None:
         """Delivers the PUBLISH packets that are whole, and keeps the others for paho."""
-        raw, start, found = self._raw, 0, []
-        while (bounds := _bounds(raw, start)) is not None:
+        start, found, now = 0, [], timezone.now()
+        while bounds := _bounds(raw, start):
             body, end = bounds
             head = raw[start]
-            if head >> 4 == _PUBLISH and (head >> 1) & 3 < 2:
-                found.append(self._published(head, body, end))
+            if head >> 4 == _PUBLISH and head & 6 < 4:
+                found.append(self._received(raw, body, end, head, now))
             else:
                 self._others += raw[start:end]
             start = end
-        del raw[:start]
+        self._rest = raw[start:]
         if found:
             self._deliver(self, found)
 
-    def _published(self, head: int, body: int, end: int) -> Published:
+    def _received(self, raw: bytes, body: int, end: int, head: int, now: dt.datetime) -> Received:
         """MQTT 3.1.1 and 5, section 3.3: topic, number, properties (only 5), payload."""
-        raw, qos = self._raw, (head >> 1) & 3
-        at = body + 2 + _number(raw, body)
+        at = body + 2 + (raw[body] << 8 | raw[body + 1])
         topic = raw[body + 2 : at].decode(errors="replace")
-        mid = 0
+        qos, mid = head >> 1 & 3, 0
         if qos:
-            mid, at = _number(raw, at), at + 2
+            mid, at = int.from_bytes(raw[at : at + 2], "big"), at + 2
         if self._is_five and (found := _length(raw, at, end)):
             at = sum(found)
         if at > end:
             raise MalformedPublish(f"a message of {end - body} bytes ends within its head")
-        return Published(topic, bytes(raw[at:end]), qos, bool(head & 1), mid)
+        return Received(topic, raw[at:end], now, qos, mid, self.number, head & 1 == 1)
 
 
 class MalformedPublish(ConnectionError):
     """What the broker sends is not MQTT; only a new connection helps."""
 
 
-def _number(raw: bytearray, at: int) -> int:
-    return int.from_bytes(raw[at : at + 2], "big")
-
-
-def _bounds(raw: bytearray, start: int) -> tuple[int, int] | None:
+def _bounds(raw: bytes, start: int) -> tuple[int, int] | None:
     """Where the body of a packet begins and ends; None while it has not come whole."""
     if not (found := _length(raw, start + 1, len(raw))):
         return None
@@ -203,7 +205,7 @@ def _bounds(raw: bytearray, start: int) -> tuple[int, int] | None:
     return (body, body + size) if body + size <= len(raw) else None
 
 
-def _length(raw: bytearray, at: int, end: int) -> tuple[int, int] | None:
+def _length(raw: bytes, at: int, end: int) -> tuple[int, int] | None:
     """Where a number of one to four bytes ends, and the number (MQTT 5, section 1.5.5).
 
     None if it does not end before ``end``.
@@ -211,6 +213,8 @@ def _length(raw: bytearray, at: int, end: int) -> tuple[int, int] | None:
     Raises:
         MalformedPublish: it is longer than four bytes.
     """
+    if at + 1 < end and raw[at + 1] < 128 <= raw[at]:
+        return at + 2, raw[at] & 127 | raw[at + 1] << 7  # nearly always
     number = 0
     for place in range(at, min(at + 4, end)):
         number |= (raw[place] & 127) << (7 * (place - at))

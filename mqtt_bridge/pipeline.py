@@ -4,21 +4,21 @@ A batch runs through all routes in one transaction. If that fails it is tried me
 so that a bad one harms only itself. A database that is away is nobody's fault: everything waits.
 """
 
-import functools
 import logging
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import NamedTuple, TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection, connections, transaction
 
 from mqtt_bridge import envelope, metrics, router, topics
-from mqtt_bridge.client import Received
 from mqtt_bridge.envelope import Message, Reply
 from mqtt_bridge.errors import BadMessage
+from mqtt_bridge.line import Received
 from mqtt_bridge.models import FailedMessage, masked
 from mqtt_bridge.router import Route
 from mqtt_bridge.topics import Kind
@@ -29,11 +29,32 @@ T = TypeVar("T")
 Plan = dict[Route, list[Message[object]]]
 
 
+class Read(NamedTuple):
+    """A message that was read: what it says to each of its routes, or why nobody can tell."""
+
+    received: Received
+    said: Sequence[tuple[Route, Message[object]]] = ()
+    error: Exception | None = None
+
+
+# A large batch goes to the database over two connections: one computes while the other waits.
+WORTH_TWO = 1000
+_second = ThreadPoolExecutor(1, "pipeline")
+
+
 class Stopped(Exception):
     """The process is to end while a batch waits for the database."""
 
 
-def process(batch: Sequence[Received], *, give_up: Callable[[float], bool] = bool) -> list[Reply]:
+def read(received: Received) -> Read:
+    """Takes a message apart, without the database; what fails is told where the batch is processed."""
+    try:
+        return Read(received, _messages(received))
+    except Exception as error:  # noqa: BLE001  # it is raised again, or kept with the message
+        return Read(received, error=error)
+
+
+def process(batch: Sequence[Read], *, give_up: Callable[[float], bool] = bool) -> list[Reply]:
     """Brings a batch into the database, whole; returns the replies that it asks for.
 
     ``give_up(seconds)`` waits between attempts while the database is away, and tells whether
@@ -43,21 +64,52 @@ def process(batch: Sequence[Received], *, give_up: Callable[[float], bool] = boo
         Stopped: the process is to end; nothing of the batch may be acknowledged.
     """
     started = time.monotonic()
-    try:
-        replies = _patiently(lambda: _bring_in(batch), give_up)
-    except Stopped:
-        raise
-    except Exception as error:  # noqa: BLE001  # one bad message must not harm the others
-        logger.info("a batch of %d is tried one by one: %s", len(batch), error)
-        replies = [reply for message in batch for reply in _alone(message, give_up)]
+    if len(batch) < WORTH_TWO or connection.vendor == "sqlite":  # where one writes at a time
+        replies = _process(batch, give_up)
+    else:
+        replies = _process_by_two(batch, give_up)
     metrics.observe("batch_size", len(batch))
     metrics.observe("batch_seconds", time.monotonic() - started)
     return replies if settings.MQTT_ANSWER_REQUESTS else []
 
 
-def _bring_in(batch: Sequence[Received]) -> list[Reply]:
+def close() -> None:
+    """Gives the second connection to the database back; ours is the caller's."""
+    _second.submit(connections.close_all).result()
+
+
+def _process_by_two(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
+    ours, theirs = _halves(batch)
+    other = _second.submit(_process, theirs, give_up)
+    try:
+        replies = _process(ours, give_up)
+    finally:
+        wait([other])
+    return replies + other.result()
+
+
+def _halves(batch: Iterable[Read]) -> tuple[list[Read], list[Read]]:
+    """What one device says stays together and in order."""
+    halves: tuple[list[Read], list[Read]] = ([], [])
+    for one in batch:
+        topic = topics.parse(one.received.topic)
+        halves[hash(topic.sn if topic else "") & 1].append(one)
+    return halves
+
+
+def _process(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
+    try:
+        return _patiently(lambda: _bring_in(batch), give_up)
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001  # one bad message must not harm the others
+        logger.info("a batch of %d is tried one by one: %s", len(batch), error)
+        return [reply for message in batch for reply in _alone(message, give_up)]
+
+
+def _bring_in(batch: Sequence[Read]) -> list[Reply]:
     """All messages in one transaction."""
-    plan, unreadable = _read(batch)
+    plan, unreadable = _plan(batch)
     if not plan and not unreadable:
         return []
     with transaction.atomic():
@@ -68,10 +120,11 @@ def _bring_in(batch: Sequence[Received]) -> list[Reply]:
     return replies
 
 
-def _alone(received: Received, give_up: Callable[[float], bool]) -> list[Reply]:
+def _alone(read: Read, give_up: Callable[[float], bool]) -> list[Reply]:
     """One message in a transaction of its own; kept as failed if it cannot be brought in."""
+    received = read.received
     try:
-        return _patiently(lambda: _bring_in([received]), give_up)
+        return _patiently(lambda: _bring_in([read]), give_up)
     except Stopped:
         raise
     except Exception as error:
@@ -117,50 +170,49 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and not is_limit
 
 
-def _read(batch: Iterable[Received]) -> tuple[Plan, list[FailedMessage]]:
+def _plan(batch: Iterable[Read]) -> tuple[Plan, list[FailedMessage]]:
     """The messages of each route, in the routes' order, and those that nobody can read."""
     found: defaultdict[Route, list[Message[object]]] = defaultdict(list)
     unreadable = []
-    find = functools.cache(router.find)
     unchanged = 0
-    for received in batch:
-        try:
-            read = _messages(received, find)
-        except BadMessage as error:
+    for received, said, error in batch:
+        if error:
             unreadable.append(_unreadable(received, error))
-            continue
-        if any(route.unless and route.unless(message) for route, message in read):
+        elif any(route.unless and route.unless(message) for route, message in said):
             unchanged += 1
-            continue
-        for route, message in read:
-            found[route].append(message)
+        else:
+            for route, message in said:
+                found[route].append(message)
     if unchanged:
         metrics.count("messages", unchanged, kind=Kind.OSD, outcome="unchanged")
     return {route: found[route] for route in router.routes() if route in found}, unreadable
 
 
-def _messages(
-    received: Received, find: Callable[[Kind, str], list[Route]]
-) -> list[tuple[Route, Message[object]]]:
+def _messages(received: Received) -> list[tuple[Route, Message[object]]]:
     topic = topics.parse(received.topic)
     if topic is None:
         raise BadMessage("the topic is none of ours, or its serial number is impossible")
     outer = envelope.open_envelope(received.payload)
-    found = find(topic.kind, outer.method or "")
+    found = router.find(topic.kind, outer.method or "")
     if topic.kind is Kind.REQUESTS and not settings.MQTT_ANSWER_REQUESTS:
-        found = []  # they are for the server beside us, and so are the codes in them
+        found = ()  # they are for the server beside us, and so are the codes in them
     if not found:
         metrics.count("messages", kind=topic.kind, outcome="ignored")
-    arrival = (received.payload, received.received_at)
+        return []
     # Routes that want to know the same of it share one message: reading is what costs.
     read: dict[type, Message[object]] = {}
     for route in found:
         if route.data not in read:
-            read[route.data] = envelope.read(outer, topic, route.data, arrival)
+            read[route.data] = envelope.read(
+                outer, topic, route.data, received.payload, received.received_at
+            )
     return [(route, read[route.data]) for route in found]
 
 
-def _unreadable(received: Received, error: BadMessage) -> FailedMessage:
+def _unreadable(received: Received, error: Exception) -> FailedMessage:
+    """Raises: what is not the message's fault but that of our reading."""
+    if not isinstance(error, BadMessage):
+        raise error
     logger.warning("unreadable message: topic %r: %s", received.topic[:200], error)
     return FailedMessage.of(received.topic, received.payload, received.received_at, str(error))
 

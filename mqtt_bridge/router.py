@@ -4,6 +4,7 @@ As the URLconf is to HTTP: ``@on(Kind.EVENTS, "ota_progress", data=OtaProgress)`
 that takes all messages of that kind in a batch, in the order of their arrival, and gives replies.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,6 +44,7 @@ def on(
 
     def register(handler: Handler[T]) -> Handler[T]:
         _routes.append(Route(kind, method, data, handler, unless))
+        find.cache_clear()
         return handler
 
     return register
@@ -58,7 +60,8 @@ def routes() -> list[Route]:
     return list(_routes)
 
 
-def find(kind: Kind, method: str) -> list[Route]:
+@functools.lru_cache(1000)  # devices may make up methods for ever
+def find(kind: Kind, method: str) -> Sequence[Route]:
     """The routes of a message: those of its method, else those that take any."""
     exact = [route for route in _routes if route.kind is kind and route.method == method]
     return exact or [route for route in _routes if route.kind is kind and route.method == ANY]

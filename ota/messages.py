@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import msgspec
-
-from mqtt_bridge.envelope import BigInt, Data, Int, Text
+from mqtt_bridge.envelope import BigInt, Data, Int, Part, Text
 from ota.models import UpgradeTarget
 
 METHOD = "ota_create"
@@ -13,7 +11,7 @@ MOST_DEVICES = 2
 _STEPS = {"1": "download_firmware", "2": "upgrade_firmware"}
 
 
-class Progress(msgspec.Struct, frozen=True):
+class Progress(Part, frozen=True):
     """``output.progress``; the step's name and type differ between the dialects."""
 
     percent: Int | None = None
@@ -27,13 +25,13 @@ class Progress(msgspec.Struct, frozen=True):
         return "" if raw is None else _STEPS.get(str(raw), str(raw))
 
 
-class Extension(msgspec.Struct, frozen=True):
+class Extension(Part, frozen=True):
     """``output.ext``: bytes a second."""
 
     rate: BigInt | None = None
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(Part, frozen=True):
     """``output`` of a reply and of progress."""
 
     status: Text = ""

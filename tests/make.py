@@ -12,8 +12,10 @@ from django.utils import timezone
 
 from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
-from mqtt_bridge.client import Received
+from mqtt_bridge import pipeline
+from mqtt_bridge.line import Received
 from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.pipeline import Read
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave, Webhook
 from ota.models.notices import Kind
 from ota.states import TaskStatus
@@ -187,11 +189,11 @@ def progress(
     }
 
 
-def received(topic: str, payload: dict[str, Any] | bytes, **fields: Any) -> Received:
-    """A message as the client hands it to the pipeline."""
+def received(topic: str, payload: dict[str, Any] | bytes, **fields: Any) -> Read:
+    """A message as the client hands it to the bridge."""
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     values: dict[str, Any] = {"received_at": timezone.now(), "qos": 1, "mid": 1, "session": 1}
-    return Received(topic=topic, payload=raw, **values | fields)
+    return pipeline.read(Received(topic=topic, payload=raw, **values | fields))
 
 
 def make_webhook(organization: Organization, **fields: Any) -> Webhook:

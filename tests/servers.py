@@ -64,7 +64,7 @@ def mosquitto(folder: Path) -> Server:
     config = folder / "mosquitto.conf"
     config.write_text(
         f"listener {port} {ports.HOST}\nallow_anonymous true\npersistence false\n"
-        "max_inflight_messages 1000\nmax_queued_messages 0\nlog_dest stderr\n"
+        "max_inflight_messages 4000\nmax_queued_messages 0\nlog_dest stderr\n"
     )
     command = [program("mosquitto", "mosquitto"), "-c", str(config)]
     url = f"mqtt://{ports.HOST}:{port}"

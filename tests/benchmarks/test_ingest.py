@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from benchmarks import load
 from mqtt_bridge import pipeline, router
-from mqtt_bridge.client import Received
+from mqtt_bridge.line import Received
 from ota.models import TaskEvent
 from ota.states import TaskStatus
 from tests.make import make_aircraft, make_dock, make_rollout, make_task
@@ -25,7 +25,9 @@ def statements(messages: list[load.Message]) -> list[str]:
     """The first word of each statement of a batch, besides those of the transaction."""
     now = str(int(timezone.now().timestamp() * 1000)).encode()
     batch = [
-        Received(topic, payload.replace(load.STAMP.encode(), now), timezone.now(), 1, 1, 1)
+        pipeline.read(
+            Received(topic, payload.replace(load.STAMP.encode(), now), timezone.now(), 1, 1, 1)
+        )
         for topic, payload in messages
     ]
     with CaptureQueriesContext(connection) as queries:

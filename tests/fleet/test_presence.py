@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
-from mqtt_bridge.client import Received
 from mqtt_bridge.envelope import Reply
+from mqtt_bridge.pipeline import Read
 from tests.make import envelope, make_aircraft, make_dock, make_organization, received
 
 pytestmark = pytest.mark.django_db
@@ -28,7 +28,7 @@ def topology(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> 
     return pipeline.process([told(sn, *aircraft, seconds_ago=seconds_ago, **fields)])
 
 
-def told(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> Received:
+def told(sn: str, *aircraft: str, seconds_ago: float = 0, **fields: Any) -> Read:
     children = [AIRCRAFT | {"sn": child} for child in aircraft]
     data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": children} | fields
     at = int((timezone.now().timestamp() - seconds_ago) * 1000)

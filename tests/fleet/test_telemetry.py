@@ -11,9 +11,8 @@ from pytest_django import Settings
 
 from fleet import telemetry
 from fleet.models import Device
-from fleet.properties import Properties
 from mqtt_bridge import pipeline, router
-from mqtt_bridge.topics import Kind
+from tests import routes
 from tests.make import NEW, OLD, envelope, make_aircraft, make_device, make_dock, received
 
 pytestmark = pytest.mark.django_db
@@ -320,9 +319,8 @@ def test_what_was_not_committed_is_not_known(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(messages: Any) -> tuple[()]:
         raise DataError("refused")
 
-    route = router.Route(Kind.OSD, "", Properties, refuse)
-    with monkeypatch.context() as patched:
-        patched.setattr(router, "_routes", [*router.routes(), route])
+    with routes.more(monkeypatch) as also:
+        also(refuse)
         osd(dock.sn, {"mode_code": 4})
     assert stored(dock.sn).mode_code == 0
     osd(dock.sn, {"mode_code": 4})

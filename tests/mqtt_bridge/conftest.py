@@ -10,6 +10,7 @@ from django.db import connections
 from pytest_django import Settings
 
 from mqtt_bridge.bridge import Bridge
+from tests import routes
 from tests.processes import eventually
 from tests.servers import Server
 
@@ -41,3 +42,10 @@ def _run(bridge: Bridge) -> None:
         bridge.run()
     finally:
         connections.close_all()
+
+
+@pytest.fixture
+def also(monkeypatch: pytest.MonkeyPatch) -> Iterator[routes.Also]:
+    """Lets a function take telemetry too."""
+    with routes.more(monkeypatch) as add:
+        yield add

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge.bridge import Bridge
+from mqtt_bridge.envelope import Envelope, decode
 from mqtt_bridge.models import FailedMessage
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
@@ -93,6 +94,13 @@ def test_a_dock_cannot_name_an_impossible_child(sn: Any, bridge: Bridge, wire: W
     topology = envelope({"domain": "3", "type": 2, "sub_devices": [child]}, "update_topo")
     assert wire.ask("sys/product/DOCK1/status", topology)["data"] == {"result": 0}
     assert [device.sn for device in Device.objects.all()] == ["DOCK1"]
+
+
+def test_a_text_with_a_nul_character_is_dropped_and_the_rest_counts() -> None:
+    payload = json.dumps({"tid": "a\x00b", "bid": "b", "data": {"text": "\x00"}}).encode()
+    found, dropped = decode(payload, Envelope)
+    assert (found.tid, found.bid, dropped) == ("", "b", ["tid"])
+    assert json.loads(bytes(found.data)) == {"text": "\x00"}
 
 
 WRONG: list[Any] = [None, True, "text", "", 1.5, -1, 2**70, [], {}, [[]], "\x00", {"a": {"b": []}}]

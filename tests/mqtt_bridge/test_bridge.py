@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from fleet.models import Device
-from mqtt_bridge import pipeline, router
+from mqtt_bridge import envelope as envelopes
+from mqtt_bridge import pipeline
 from mqtt_bridge.bridge import Bridge
-from mqtt_bridge.client import Received
-from mqtt_bridge.envelope import Nothing, Reply
+from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession, FailedMessage
-from mqtt_bridge.topics import Kind
+from mqtt_bridge.pipeline import Read
 from ota.models import TaskEvent
 from ota.states import TaskStatus
 from tests.docks import Wire
@@ -34,6 +35,7 @@ from tests.make import (
 )
 from tests.mqtt_bridge.conftest import running_bridge
 from tests.processes import Processes, eventually
+from tests.routes import Also
 from tests.servers import Server
 
 pytestmark = pytest.mark.services
@@ -136,7 +138,7 @@ def test_a_bridge_that_is_behind_says_since_when(
         wire.say(f"thing/product/D{number % 5}/state", envelope({"firmware_version": NEW}))
     published, may_go_on, work = timezone.now(), threading.Event(), pipeline.process
 
-    def wait_with_many(batch: Sequence[Received], **how: Any) -> list[Reply]:
+    def wait_with_many(batch: Sequence[Read], **how: Any) -> list[Reply]:
         if len(batch) >= 500:
             may_go_on.wait()
         return work(batch, **how)
@@ -219,18 +221,18 @@ def test_a_wrong_password_is_named_once_and_never_shown(
 # The pipeline alone.
 
 
-@pytest.fixture
-def handlers() -> None:
-    router.discover()
-
-
-def osd(sn: str) -> Any:
+def osd(sn: str) -> Read:
     return received(f"thing/product/{sn}/osd", envelope({"mode_code": 4}))
+
+
+def charge(sn: str, percent: int) -> Read:
+    data = {"drone_charge_state": {"capacity_percent": percent}}
+    return received(f"thing/product/{sn}/osd", envelope(data))
 
 
 @pytest.mark.django_db
 def test_one_message_that_the_database_refuses_harms_only_itself(
-    handlers: None, monkeypatch: pytest.MonkeyPatch
+    also: Also,
 ) -> None:
     make_dock(sn="GOOD1")
 
@@ -239,8 +241,7 @@ def test_one_message_that_the_database_refuses_harms_only_itself(
             raise DataError("value too long; device_binding_code is 'S3CRET'")
         return ()
 
-    poisoned = router.Route(Kind.OSD, "", Nothing, refuse_one)
-    monkeypatch.setattr(router, "_routes", [*router.routes(), poisoned])
+    also(refuse_one)
     pipeline.process([osd("GOOD1"), osd("BAD1")])
     assert Device.objects.get(sn="GOOD1").mode_code == 4
     failed = FailedMessage.objects.get()
@@ -250,7 +251,7 @@ def test_one_message_that_the_database_refuses_harms_only_itself(
 
 @pytest.mark.django_db
 def test_a_database_that_is_away_keeps_the_batch_waiting(
-    handlers: None, monkeypatch: pytest.MonkeyPatch
+    also: Also, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dock(sn="GOOD1")
     outages = [OperationalError("database is locked")] * 3
@@ -260,8 +261,7 @@ def test_a_database_that_is_away_keeps_the_batch_waiting(
             raise outages.pop()
         return ()
 
-    route = router.Route(Kind.OSD, "", Nothing, away)
-    monkeypatch.setattr(router, "_routes", [*router.routes(), route])
+    also(away)
     monkeypatch.setattr(connection, "close", lambda: None)  # the test's transaction lives in it
     pauses: list[float] = []
 
@@ -277,16 +277,83 @@ def test_a_database_that_is_away_keeps_the_batch_waiting(
 
 @pytest.mark.django_db
 def test_a_bridge_that_is_told_to_end_while_the_database_is_away_gives_up(
-    handlers: None, monkeypatch: pytest.MonkeyPatch
+    also: Also, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(messages: Any) -> tuple[()]:
         raise OperationalError("connection refused")
 
-    route = router.Route(Kind.OSD, "", Nothing, away)
-    monkeypatch.setattr(router, "_routes", [route])
+    also(away)
     monkeypatch.setattr(connection, "close", lambda: None)
     with pytest.raises(pipeline.Stopped):
         pipeline.process([osd("GOOD1")], give_up=lambda _: True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_large_batch_goes_over_two_connections_and_each_device_keeps_its_order(
+    also: Also, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WORTH_TWO", 40)
+    handled: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def note(messages: Any) -> tuple[()]:
+        for message in messages:
+            percent = message.data.drone_charge_state.capacity_percent
+            handled[message.sn].append((threading.get_ident(), percent))
+        return ()
+
+    also(note)
+    sns = [make_dock(sn=f"D{number}").sn for number in range(20)]
+    said = [(sn, percent) for percent in range(10) for sn in sns]
+    pipeline.process([charge(sn, percent) for sn, percent in said])
+    pipeline.close()
+    percents = {sn: [percent for _, percent in found] for sn, found in handled.items()}
+    assert percents == {sn: [*range(10)] for sn in sns}
+    threads = [{thread for thread, _ in found} for found in handled.values()]
+    assert all(len(found) == 1 for found in threads)
+    assert len(set.union(*threads)) == (1 if connection.vendor == "sqlite" else 2)
+    assert set(Device.objects.values_list("battery_percent", flat=True)) == {9}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_a_large_batch_nothing_is_said_to_be_done_if_one_half_has_to_give_up(
+    also: Also, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WORTH_TWO", 2)
+
+    def away(messages: Any) -> tuple[()]:
+        if any(message.sn == "D3" for message in messages):
+            raise OperationalError("connection refused")
+        return ()
+
+    also(away)
+    for number in range(20):
+        make_dock(sn=f"D{number}")
+    batch = [osd(f"D{number}") for number in range(20)]
+    with pytest.raises(pipeline.Stopped):
+        pipeline.process(batch, give_up=lambda _: True)
+    pipeline.close()
+
+
+@pytest.mark.django_db
+def test_a_message_on_which_our_reading_fails_harms_only_itself_and_is_kept(
+    also: Also, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dock(sn="GOOD1")
+    good, work = osd("GOOD1"), envelopes.read
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(envelopes, "read", fail)
+    bad = osd("BAD1")
+    monkeypatch.setattr(envelopes, "read", work)
+    pipeline.process([good, bad])
+    assert Device.objects.get(sn="GOOD1").mode_code == 4
+    failed = FailedMessage.objects.get()
+    assert (failed.topic, failed.reason) == (
+        "thing/product/BAD1/osd",
+        "RuntimeError: a fault of ours",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Listens to the docks until it is told to end."""
 
+import gc
 import json
 import signal
 from typing import Any
@@ -19,6 +20,13 @@ class Command(BaseCommand):
         bridge = Bridge()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, bridge.stop)
+        _leave_startup_uncollected()
         bridge.run()
         if options["json"]:
             self.stdout.write(json.dumps({"messages": bridge.messages, "batches": bridge.batches}))
+
+
+def _leave_startup_uncollected() -> None:
+    """What a process has loaded lives to its end: looking through it took 80 ms now and then."""
+    gc.collect()
+    gc.freeze()

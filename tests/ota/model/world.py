@@ -13,9 +13,9 @@ from django.utils import timezone
 
 from fleet import telemetry
 from mqtt_bridge import pipeline, publisher
-from mqtt_bridge.client import Received
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.pipeline import Read
 from ota import steadiness, tasks
 from tests.make import envelope, received
 from tests.ota.model.choices import START
@@ -70,7 +70,7 @@ class World:
     def judge(self, dock: Dock, command: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def bring_in(self, *messages: Received) -> None:
+    def bring_in(self, *messages: Read) -> None:
         if messages:
             pipeline.process(messages)
 
@@ -107,7 +107,7 @@ class World:
             self.bring_in(received(f"sys/product/{dock.sn}/status", message))
             dock.told = {}
 
-    def push(self, sn: str, kind: str, data: dict[str, Any]) -> Received:
+    def push(self, sn: str, kind: str, data: dict[str, Any]) -> Read:
         return received(f"thing/product/{sn}/{kind}", envelope(data))
 
     def beat(self) -> None:
