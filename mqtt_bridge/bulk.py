@@ -13,8 +13,10 @@ element anew how to write it (five times as long).
 """
 
 import datetime as dt
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connection, models
@@ -66,7 +68,7 @@ def insert(rows: Iterable[models.Model], *, ignore_conflicts: bool = False) -> N
 
 
 def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[Any]:
-    """Inserts rows that are not there yet; returns the values of ``key``, a unique field, that are new.
+    """Inserts rows that are not there yet; returns their values of ``key``, a unique field.
 
     All rows name the same fields, foreign keys as ``name_id``; the others have their defaults. No
     two rows may have one key. Cheaper than ``insert``: no objects are made.
@@ -74,14 +76,16 @@ def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[
     if not rows:
         return set()
     columns = _with_defaults(model, rows)
-    field = _field(model, key)
+    field, given = _field(model, key), [row[key] for row in rows]
     if connection.vendor == "postgresql":
         tail = f"ON CONFLICT DO NOTHING RETURNING {_quoted(field.column)}"
-        return {found for (found,) in _insert(model, columns, tail)}
+        new = {found for (found,) in _insert(model, columns, tail)}
+        return {value for value in given if len(new) == len(rows) or field.to_python(value) in new}
     # SQLite's ``executemany`` returns nothing; only one writes at a time, so a look before will do.
-    known = _known_on_sqlite(model, field, [row[key] for row in rows])
+    stored = _stored(field, given)
+    known = _known_on_sqlite(model, field, stored)
     _insert(model, columns, "ON CONFLICT DO NOTHING")
-    return {field.to_python(row[key]) for row in rows} - known
+    return {value for value, key in zip(given, stored, strict=True) if key not in known}
 
 
 def among(values: Iterable[Any]) -> RawSQL:
@@ -194,14 +198,14 @@ def _with_defaults(model: type[models.Model], rows: Sequence[Row]) -> list[_Colu
 
 
 def _known_on_sqlite(
-    model: type[models.Model], field: "models.Field[Any, Any]", keys: Sequence[Any]
+    model: type[models.Model], field: "models.Field[Any, Any]", stored: Sequence[Any]
 ) -> set[Any]:
-    """Those of the keys that are there."""
+    """Those of the values that are there."""
     name, table = _quoted(field.column), _quoted(model._meta.db_table)
     sql = f"SELECT {name} FROM {table} WHERE {name} IN (SELECT value FROM json_each(%s))"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [json.dumps(_stored(field, keys))])
-        return {field.to_python(found) for (found,) in cursor.fetchall()}
+        cursor.execute(sql, [json.dumps(stored)])
+        return {found for (found,) in cursor.fetchall()}
 
 
 def _columns(model: type[models.Model], names: Sequence[str], rows: Sequence[Row]) -> list[_Column]:
@@ -223,9 +227,13 @@ _AS_GIVEN = (
 
 
 def _stored(field: "models.Field[Any, Any]", values: Sequence[Any]) -> Sequence[Any]:
-    times = isinstance(field, models.DateTimeField | models.UUIDField)
-    if isinstance(field, _AS_GIVEN) or (times and connection.vendor == "postgresql"):
+    is_postgres = connection.vendor == "postgresql"
+    if isinstance(field, _AS_GIVEN):
         return values
+    if isinstance(field, models.DateTimeField):
+        return values if is_postgres else [*_written(values, _sqlite_time)]
+    if isinstance(field, models.UUIDField):
+        return values if is_postgres else [*_written(values, _sqlite_uuid)]
     return [None if v is None else field.get_db_prep_save(v, connection) for v in values]
 
 
@@ -259,19 +267,30 @@ def _array(column: _Column) -> Any:
     if kinds == {int}:
         return f"{{{str(values)[1:-1]}}}"
     if kinds == {dt.datetime}:
-        return f"{{{','.join(_times(values))}}}"
+        return f"{{{','.join(map(str, _written(values, dt.datetime.isoformat)))}}}"
     if kinds == {str}:
         return _texts(values)
     return f"{{{','.join([_element(value) for value in values])}}}"
 
 
-def _times(values: Iterable[dt.datetime]) -> Iterator[str]:
-    """What came together has one and the same time, often a thousand rows in a row."""
-    last, text = None, ""
+def _written(values: Iterable[Any], write: Callable[[Any], str]) -> Iterator[str | None]:
+    """Each value written: what came together has one and the same time, a thousand rows in a row."""
+    last, text = None, None
     for value in values:
         if value is not last:
-            last, text = value, value.isoformat()
+            last, text = value, None if value is None else write(value)
         yield text
+
+
+# As Django stores them on SQLite; it asks for the settings and the time zone for each value anew.
+
+
+def _sqlite_time(value: dt.datetime) -> str:
+    return str(value.astimezone(dt.UTC).replace(tzinfo=None))
+
+
+def _sqlite_uuid(value: uuid.UUID | str) -> str:
+    return str(value).replace("-", "").lower()
 
 
 def _texts(values: Sequence[str]) -> str:
@@ -301,6 +320,7 @@ def _field(model: type[models.Model], name: str) -> "models.Field[Any, Any]":
     return field
 
 
+@functools.cache  # asked for each column of each batch; only PostgreSQL has arrays
 def _type(field: "models.Field[Any, Any]") -> str:
     """The column's type without its length, as arrays name it."""
     return str(
@@ -308,5 +328,6 @@ def _type(field: "models.Field[Any, Any]") -> str:
     ).split("(")[0]
 
 
+@functools.cache
 def _quoted(name: str | None) -> str:
     return connection.ops.quote_name(str(name))

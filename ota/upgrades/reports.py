@@ -344,7 +344,7 @@ def _write_progress(found: Sequence[Matched]) -> list[Matched]:
     new = bulk.insert_new(TaskEvent, [line for line, _ in once.values()], "key")
     if len(new) == len(found):
         return list(found)
-    return [pair for key, (_, pair) in once.items() if uuid.UUID(key) in new]
+    return [pair for key, (_, pair) in once.items() if key in new]
 
 
 def _mark_late(messages: Reports) -> None:

@@ -48,14 +48,28 @@ def test_what_rows_do_not_name_has_its_default() -> None:
 
 def test_only_new_rows_are_told_and_others_stay_as_they_are() -> None:
     first, second, third = rows(["first", "second", "third"])
-    assert bulk.insert_new(TaskEvent, [first, second], "key") == {
-        uuid.UUID(first["key"]),
-        uuid.UUID(second["key"]),
-    }
+    assert bulk.insert_new(TaskEvent, [first, second], "key") == {first["key"], second["key"]}
     again = [second | {"text": "changed"}, third]
-    assert bulk.insert_new(TaskEvent, again, "key") == {uuid.UUID(third["key"])}
+    assert bulk.insert_new(TaskEvent, again, "key") == {third["key"]}
     texts = TaskEvent.objects.order_by("pk").values_list("text", flat=True)
     assert list(texts) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("microsecond", [0, 1, 120_000])
+@pytest.mark.parametrize("zone", [dt.UTC, dt.timezone(dt.timedelta(hours=8))])
+def test_times_and_keys_are_stored_as_django_stores_them(
+    microsecond: int, zone: dt.timezone
+) -> None:
+    at = NOW.replace(microsecond=microsecond).astimezone(zone)
+    (row,) = rows(["ours"], at=at, reported_at=None)
+    bulk.insert_new(TaskEvent, [row], "key")
+    TaskEvent.objects.create(**row | {"text": "Django's", "key": uuid.uuid4()})
+    raw = "SELECT at, reported_at, length(CAST(key AS text)) FROM ota_taskevent"
+    with connection.cursor() as cursor:
+        cursor.execute(raw)
+        ours, djangos = cursor.fetchall()
+    assert ours == djangos
+    assert TaskEvent.objects.get(key=row["key"]).at == at
 
 
 def test_nothing_costs_nothing() -> None:
