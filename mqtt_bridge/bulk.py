@@ -67,11 +67,19 @@ def insert(rows: Iterable[models.Model], *, ignore_conflicts: bool = False) -> N
     _insert_objects(list(rows), "ON CONFLICT DO NOTHING" if ignore_conflicts else "")
 
 
-def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[Any]:
-    """Inserts rows that are not there yet; returns their values of ``key``, a unique field.
+def insert_rows(model: type[models.Model], rows: Sequence[Row]) -> None:
+    """Inserts rows that all name the same fields, foreign keys as ``name_id``.
 
-    All rows name the same fields, foreign keys as ``name_id``; the others have their defaults. No
-    two rows may have one key. Cheaper than ``insert``: no objects are made.
+    The others have their defaults. Cheaper than ``insert``: no objects are made.
+    """
+    if rows:
+        _insert(model, _with_defaults(model, rows), "")
+
+
+def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[Any]:
+    """As ``insert_rows``, those that are not there yet; returns their values of ``key``, a unique field.
+
+    No two rows may have one key.
     """
     if not rows:
         return set()

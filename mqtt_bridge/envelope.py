@@ -189,7 +189,8 @@ def decode(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
         BadMessage: not UTF-8, not JSON, not an object, nested too deeply, a required key is wrong.
     """
     try:
-        _refuse_nul(payload, kind)
+        if _NUL in payload:
+            _refuse_nul(kind)
         return cast("T", _decoder(kind).decode(payload)), []  # type: ignore[arg-type]
     except msgspec.ValidationError as error:
         if not _is_struct(kind):
@@ -201,8 +202,8 @@ def decode(payload: bytes, kind: type[T]) -> tuple[T, list[str]]:
         raise BadMessage("nested too deeply") from error
 
 
-def _refuse_nul(payload: bytes, kind: type) -> None:
-    if _NUL in payload and kind is not msgspec.Raw:
+def _refuse_nul(kind: type) -> None:
+    if kind is not msgspec.Raw:
         raise msgspec.ValidationError("a text with a NUL character")
 
 

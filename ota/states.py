@@ -5,6 +5,8 @@ the command, and ``verifying``, after the device's ``ok`` or its silence and unt
 version proves it. ``ok`` means proven.
 """
 
+import functools
+
 from django.db import models
 
 
@@ -42,9 +44,10 @@ _NEXT: dict[TaskStatus, frozenset[TaskStatus]] = {
 }
 
 
-def sources(target: str) -> list[TaskStatus]:
+@functools.cache
+def sources(target: str) -> frozenset[TaskStatus]:
     """The statuses from which a task may move to the target."""
-    return [status for status, following in _NEXT.items() if target in following]
+    return frozenset(status for status, following in _NEXT.items() if target in following)
 
 
 class RolloutStatus(models.TextChoices):

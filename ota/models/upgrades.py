@@ -92,10 +92,10 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
                 fields |= {"status": target, "status_at": now}
                 UpgradeTask.objects.filter(pk__among=found).update(**fields)
                 line = {"kind": TaskEvent.Kind.STATUS, "at": now, "to_status": target}
-                line |= {"text": text, "actor": actor, "result": result}
-                bulk.insert(
-                    TaskEvent(task_id=pk, from_status=source, **line)
-                    for pk, source in found.items()
+                line |= {"text": text, "actor_id": actor.pk if actor else None, "result": result}
+                bulk.insert_rows(
+                    TaskEvent,
+                    [line | {"task_id": pk, "from_status": old} for pk, old in found.items()],
                 )
         return list(found)
 

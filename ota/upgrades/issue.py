@@ -140,7 +140,7 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
         )
         is_moved = set(moved).__contains__
         claimed = [command for command in commands if is_moved(command.task.pk)]
-        bulk.insert(_event(command.case, now) for command in claimed)
+        bulk.insert_rows(TaskEvent, [_line(command.case, now) for command in claimed])
         live.announce((command.task.rollout_id, command.task.pk) for command in claimed)
     for command in claimed:
         waited = now - (command.task.ready_at or now)
@@ -206,19 +206,21 @@ def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) ->
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 
-def _event(case: Case, now: dt.datetime) -> TaskEvent:
+def _line(case: Case, now: dt.datetime) -> bulk.Row:
+    """What the history says of the command."""
     task, targets = case
     wanted = ", ".join(f"{t.device.sn} to {t.to_version} ({t.upgrade_type})" for t in targets)
-    return TaskEvent(
-        task=task,
-        at=now,
-        kind=TaskEvent.Kind.COMMAND,
-        tid=task.tid,
-        bid=task.bid,
-        text=f"ota_create, attempt {task.attempt}: {wanted}"[:500],
-    )
+    return {
+        "task_id": task.pk,
+        "at": now,
+        "kind": TaskEvent.Kind.COMMAND,
+        "tid": task.tid,
+        "bid": task.bid,
+        "text": f"ota_create, attempt {task.attempt}: {wanted}"[:500],
+    }
 
 
 def note(tasks: Iterable[UpgradeTask], now: dt.datetime, text: str) -> None:
     """Adds a line to the tasks' histories."""
-    bulk.insert(TaskEvent(task=task, at=now, kind=TaskEvent.Kind.NOTE, text=text) for task in tasks)
+    line = {"at": now, "kind": TaskEvent.Kind.NOTE, "text": text}
+    bulk.insert_rows(TaskEvent, [line | {"task_id": task.pk} for task in tasks])
