@@ -198,7 +198,8 @@ def everything(path: Path, database: str) -> Iterator[tuple[Running, Running]]:
 
 def daphne(processes: Processes, application: str) -> Running:
     port = ports.free()
-    command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port), application]
+    command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port)]
+    command += ["--websocket_connect_timeout", "30", application]
     address = f"http://{ports.HOST}:{port}/healthz"
     values = {"PORT": str(port)}
     return processes.start("daphne", command, lambda _: checks.http_answers(address), values)

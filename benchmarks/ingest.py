@@ -133,7 +133,7 @@ class Place:
         command = [sys.executable, "-m", "benchmarks.peers", name, self.broker.url, client_id]
         done = subprocess.run(  # noqa: S603 (a program of ours)
             [*command, str(len(messages) + 1)],
-            cwd=ROOT, env=os.environ | self.processes.environment, check=True, capture_output=True,
+            cwd=ROOT, env=os.environ | self.processes.environment, check=True, stdout=subprocess.PIPE,
         )  # fmt: skip
         return Drained(**json.loads(done.stdout))
 

@@ -56,8 +56,8 @@ def orm() -> Callable[[MQTTMessage], None]:
     def take(message: MQTTMessage) -> None:
         payload = json.loads(message.payload)
         sn = message.topic.split("/")[2]
-        task = UpgradeTask.objects.select_related("gateway").get(bid=payload["bid"])
-        if task.gateway.sn == sn:
+        task = UpgradeTask.objects.select_related("gateway").filter(bid=payload["bid"]).first()
+        if task and task.gateway.sn == sn:
             output = payload["data"]["output"]
             task.percent = output["progress"]["percent"]
             task.step = output["progress"]["step_key"]

@@ -1,10 +1,11 @@
 """The Celery application: workers issue upgrades, beat is the clock."""
 
-import gc
 import os
 
 from celery import Celery
 from celery.signals import setup_logging, worker_before_create_process
+
+from mqtt_bridge import garbage
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -20,6 +21,4 @@ def keep_our_logging(**_: object) -> None:
 
 @worker_before_create_process.connect
 def leave_startup_uncollected(**_: object) -> None:
-    """What is loaded before the fork lives to the end: each look through it cost a quarter of the work."""
-    gc.collect()
-    gc.freeze()
+    garbage.leave_startup()

@@ -91,6 +91,7 @@ def given_mqtt() -> Part:
 
 def web(port: int) -> Part:
     command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port)]
+    command += ["--websocket_connect_timeout", "30"]
     return _http("web", port, [*command, "config.asgi:application"])
 
 

@@ -1,12 +1,12 @@
 """Listens to the docks until it is told to end."""
 
-import gc
 import json
 import signal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from mqtt_bridge import garbage
 from mqtt_bridge.bridge import Bridge
 
 
@@ -20,13 +20,7 @@ class Command(BaseCommand):
         bridge = Bridge()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, bridge.stop)
-        _leave_startup_uncollected()
+        garbage.leave_startup()
         bridge.run()
         if options["json"]:
             self.stdout.write(json.dumps({"messages": bridge.messages, "batches": bridge.batches}))
-
-
-def _leave_startup_uncollected() -> None:
-    """What a process has loaded lives to its end: looking through it took 80 ms now and then."""
-    gc.collect()
-    gc.freeze()
