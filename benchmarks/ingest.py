@@ -256,10 +256,14 @@ def make_docks(amounts: Amounts) -> None:
 
 
 def forget() -> None:
-    """Each round begins with an empty history, and without marks."""
+    """Each round begins with an empty history, without marks, and without the dead rows of the last."""
     (marks(FIRST) | marks(LAST)).delete()
     TaskEvent.objects.all()._raw_delete("default")
     UpgradeTask.objects.update(progress_at=None, progress_seen_at=None)
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE ota_taskevent, ota_upgradetask, fleet_device")
+            cursor.execute("CHECKPOINT")
 
 
 def run(size: Size) -> Iterator[Result]:
