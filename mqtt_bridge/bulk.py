@@ -170,6 +170,19 @@ def update(
             cursor.executemany(f"{head} FROM (SELECT {marks}) AS v {tail}", _by_row(source))
 
 
+def refresh_statistics(*grown: type[models.Model]) -> None:
+    """Lets the database look how much these tables hold, after they have grown by much at once.
+
+    PostgreSQL looks by itself a minute later and SQLite never; until then they plan as for few
+    rows. A question about 250 of 10,000 tasks took SQLite 900 ms instead of one.
+    """
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("PRAGMA analysis_limit = 1000")
+        for model in grown:
+            cursor.execute(f"ANALYZE {_quoted(model._meta.db_table)}")
+
+
 def _insert_objects(objects: Sequence[models.Model], tail: str) -> None:
     if not objects:
         return

@@ -20,6 +20,7 @@ from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, Planne
 from ota.states import TaskStatus
 
 Kind = RolloutEvent.Kind
+MANY = 500  # tasks: so many change what the database plans with
 
 
 class NothingToUpgrade(Exception):
@@ -61,6 +62,8 @@ def launch(
             raise NothingToUpgrade("none of the devices can be upgraded")
         _keep_choice(rollout, options, planned)
         _note(rollout, planned, opened_at, now, user)
+        if len(started.tasks) >= MANY:
+            bulk.refresh_statistics(UpgradeTask, UpgradeTarget)
     return rollout, started
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import Device
@@ -195,6 +197,19 @@ def test_plan_and_launch_take_few_queries_however_many_devices(
     with django_assert_max_num_queries(30):
         rollout, _ = launch()
     assert rollout.tasks.count() == number
+
+
+@pytest.mark.parametrize(("docks", "looks"), [(1, 0), (2, 2)])
+def test_after_a_large_launch_the_database_looks_how_much_there_is(
+    docks: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "MANY", 2)
+    organization = make_organization()
+    for _ in range(docks):
+        make_dock(organization=organization)
+    with CaptureQueriesContext(connection) as queries:
+        launch()
+    assert sum(query["sql"].startswith("ANALYZE") for query in queries) == looks
 
 
 def test_what_was_not_seen_is_not_started() -> None:
