@@ -288,6 +288,7 @@ def test_a_bridge_that_is_told_to_end_while_the_database_is_away_gives_up(
         pipeline.process([osd("GOOD1")], give_up=lambda _: True)
 
 
+@pytest.mark.everywhere
 @pytest.mark.django_db(transaction=True)
 def test_a_large_batch_goes_over_two_connections_and_each_device_keeps_its_order(
     also: Also, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +303,7 @@ def test_a_large_batch_goes_over_two_connections_and_each_device_keeps_its_order
         return ()
 
     also(note)
-    sns = [make_dock(sn=f"D{number}").sn for number in range(20)]
+    sns = [make_dock(sn=f"D{number}").sn for number in range(21)]
     said = [(sn, percent) for percent in range(10) for sn in sns]
     pipeline.process([charge(sn, percent) for sn, percent in said])
     pipeline.close()
@@ -314,6 +315,7 @@ def test_a_large_batch_goes_over_two_connections_and_each_device_keeps_its_order
     assert set(Device.objects.values_list("battery_percent", flat=True)) == {9}
 
 
+@pytest.mark.everywhere
 @pytest.mark.django_db(transaction=True)
 def test_of_a_large_batch_nothing_is_said_to_be_done_if_one_half_has_to_give_up(
     also: Also, monkeypatch: pytest.MonkeyPatch
