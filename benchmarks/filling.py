@@ -209,24 +209,22 @@ def _tasks(amounts: Amounts) -> None:
             "result": f"CASE WHEN {failed} THEN 312014 ELSE NULL END",
         },
     )
-    for side, offset in (
-        (f"1 + i %% {amounts.docks}", 0),
-        (f"{amounts.docks + 1} + i %% {amounts.docks}", amounts.tasks),
-    ):
-        _insert(
-            UpgradeTarget,
-            amounts.tasks,
-            {
-                "task": "i",
-                "device": side,
-                "package": "1 + i %% 30",
-                "upgrade_type": "'regular'",
-                "from_version": "'10.01.0101'",
-                "to_version": "'10.05.0601'",
-                "confirmed_at": f"CASE WHEN {status} = 'ok' THEN {_ago(age)} ELSE NULL END",
-            },
-            offset=offset,
-        )
+    # A task's targets lie side by side, as a launch writes them: the dock's and its aircraft's.
+    side = f"CASE WHEN i %% 2 = 0 THEN {amounts.docks} ELSE 0 END"
+    task = "(1 + (i - 1) / 2)"
+    _insert(
+        UpgradeTarget,
+        2 * amounts.tasks,
+        {
+            "task": task,
+            "device": f"1 + {side} + {task} %% {amounts.docks}",
+            "package": f"1 + {task} %% 30",
+            "upgrade_type": "'regular'",
+            "from_version": "'10.01.0101'",
+            "to_version": "'10.05.0601'",
+            "confirmed_at": f"(SELECT finished_at FROM ota_upgradetask WHERE id = {task} AND status = 'ok')",
+        },
+    )
     _insert(
         Download,
         amounts.tasks,

@@ -220,14 +220,6 @@ class Device(models.Model):
         "battery_percent": None,
     }
 
-    # What only orders reports, and what only binding needs: a command is decided on without them.
-    ORDERING_FACTS = (
-        *("created_at", "bound_at", "failed_binds", "binding_blocked_until"),
-        *("topology_at", "topology_seen_at", "firmware_reported_at", "firmware_seen_at"),
-        *("compatible_reported_at", "compatible_seen_at"),
-        *("upgrading_reported_at", "upgrading_seen_at"),
-    )
-
     # When anything changed that may clear or raise a blocker, of this device or of its aircraft.
     changed_at = models.DateTimeField(null=True, blank=True)
 

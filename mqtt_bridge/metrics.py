@@ -47,14 +47,17 @@ def count(name: str, amount: float = 1, **labels: str) -> None:
     _start()
 
 
-def observe(name: str, value: float, **labels: str) -> None:
-    """Adds a value to a histogram (seconds, or a size); Prometheus' buckets are cumulative."""
+def observe(name: str, value: float, times: int = 1, **labels: str) -> None:
+    """Adds a value that was seen so many times to a histogram (seconds, or a size).
+
+    Prometheus' buckets are cumulative: a value is in each that is large enough.
+    """
     for bound in BUCKETS:
         if value <= bound:
-            count(f"{name}_bucket", 1, le=f"{bound:g}", **labels)
-    count(f"{name}_bucket", 1, le="+Inf", **labels)
-    count(f"{name}_sum", value, **labels)
-    count(f"{name}_count", 1, **labels)
+            count(f"{name}_bucket", times, le=f"{bound:g}", **labels)
+    count(f"{name}_bucket", times, le="+Inf", **labels)
+    count(f"{name}_sum", value * times, **labels)
+    count(f"{name}_count", times, **labels)
 
 
 def read() -> Iterator[Sample]:

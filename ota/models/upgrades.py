@@ -178,6 +178,11 @@ class UpgradeTask(models.Model):
             models.Index(
                 fields=["finished_at"], condition=models.Q(result__gt=0), name="task_with_result"
             ),
+            # Hardly any task is a retry. SQLite takes all that are none for one value, and would
+            # rather read every task than look into the index of the unique constraint.
+            models.Index(
+                fields=["retry_of"], condition=models.Q(retry_of__isnull=False), name="task_retry"
+            ),
         ]
 
     def __str__(self) -> str:

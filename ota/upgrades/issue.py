@@ -7,6 +7,7 @@ so no crash sends one twice.
 
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -31,9 +32,10 @@ LOOK_AT_MOST = 500
 
 
 class Command(NamedTuple):
-    """A task that may be sent, and the message for its dock."""
+    """A task that may be sent, the id of its message and the message for its dock."""
 
     case: Case
+    tid: str
     payload: bytes
 
     @property
@@ -90,7 +92,7 @@ def _commands(ready: Sequence[Case], now: dt.datetime) -> list[Command]:
     for one in ready:
         one.task.attempt += 1
         try:
-            found.append(Command(one, _payload(one, now)))
+            found.append(_command(one, now))
         except Exception as error:  # whatever the storage raises harms this task alone
             task = one.task
             logger.exception("no command for task %s of %s", task.pk, task.gateway.sn)
@@ -99,14 +101,15 @@ def _commands(ready: Sequence[Case], now: dt.datetime) -> list[Command]:
     return found
 
 
-def _payload(case: Case, now: dt.datetime) -> bytes:
+def _command(case: Case, now: dt.datetime) -> Command:
     task, targets = case
     if not 1 <= len(targets) <= messages.MOST_DEVICES:
         raise ValueError(
             f"a command names 1 or {messages.MOST_DEVICES} devices, not {len(targets)}"
         )
     links = [(target, delivery.link(task.pk, target.package)) for target in targets]
-    return envelope.encode(task.tid, task.bid, messages.METHOD, messages.command(links), now)
+    tid, data = task.tid, messages.command(links)
+    return Command(case, tid, envelope.encode(tid, task.bid, messages.METHOD, data, now))
 
 
 def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
@@ -140,11 +143,11 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
         )
         is_moved = set(moved).__contains__
         claimed = [command for command in commands if is_moved(command.task.pk)]
-        bulk.insert_rows(TaskEvent, [_line(command.case, now) for command in claimed])
+        bulk.insert_rows(TaskEvent, [_line(command, now) for command in claimed])
         live.announce((command.task.rollout_id, command.task.pk) for command in claimed)
-    for command in claimed:
-        waited = now - (command.task.ready_at or now)
-        metrics.observe("issue_seconds", waited.total_seconds())
+    # Those that were found ready by one look have waited alike.
+    for waited, times in Counter(now - (one.task.ready_at or now) for one in claimed).items():
+        metrics.observe("issue_seconds", waited.total_seconds(), times)
     return claimed
 
 
@@ -206,15 +209,15 @@ def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) ->
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 
-def _line(case: Case, now: dt.datetime) -> bulk.Row:
+def _line(command: Command, now: dt.datetime) -> bulk.Row:
     """What the history says of the command."""
-    task, targets = case
+    task, targets = command.case
     wanted = ", ".join(f"{t.device.sn} to {t.to_version} ({t.upgrade_type})" for t in targets)
     return {
         "task_id": task.pk,
         "at": now,
         "kind": TaskEvent.Kind.COMMAND,
-        "tid": task.tid,
+        "tid": command.tid,
         "bid": task.bid,
         "text": f"ota_create, attempt {task.attempt}: {wanted}"[:500],
     }

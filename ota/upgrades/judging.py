@@ -89,10 +89,10 @@ def _read(waiting: QuerySet[UpgradeTask]) -> list[Case]:
 
 def _devices(pks: Collection[int]) -> dict[int, Device]:
     """Devices by key, with their model, their site and the dock that they belong to."""
-    needed = Device.objects.defer(*Device.ORDERING_FACTS)
-    found = {device.pk: device for device in needed.filter(pk__among=pks)}
+    found = {device.pk: device for device in Device.objects.filter(pk__among=pks)}
     docks = {device.gateway_id for device in found.values() if device.gateway_id} - found.keys()
-    found |= {device.pk: device for device in needed.filter(pk__among=docks)} if docks else {}
+    if docks:
+        found |= {device.pk: device for device in Device.objects.filter(pk__among=docks)}
     models = DeviceModel.objects.in_bulk({d.model_id for d in found.values() if d.model_id})
     sites = Site.objects.in_bulk({d.site_id for d in found.values() if d.site_id})
     for device in found.values():

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -72,8 +72,9 @@ def record_replies(messages: Reports, now: dt.datetime) -> None:
         is_taken = task.pk in accepted or task.replied_at is not None
         if move and is_taken == (move.target in _RUNNING):
             moves[move].append(task)
-        if task.sent_at:
-            metrics.observe("reply_seconds", (now - task.sent_at).total_seconds())
+    # Commands of one chunk went out together.
+    for sent_at, times in Counter(task.sent_at for _, task in matched if task.sent_at).items():
+        metrics.observe("reply_seconds", (now - sent_at).total_seconds(), times)
     UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
     _apply(moves, now, only_from=(TaskStatus.SENT, TaskStatus.PENDING))
     live.announce((task.rollout_id, task.pk) for _, task in matched)
