@@ -222,7 +222,7 @@ def _tasks(amounts: Amounts) -> None:
             "upgrade_type": "'regular'",
             "from_version": "'10.01.0101'",
             "to_version": "'10.05.0601'",
-            "confirmed_at": f"(SELECT finished_at FROM ota_upgradetask WHERE id = {task} AND status = 'ok')",
+            "confirmed_at": f"(SELECT finished_at FROM ota_upgradetask WHERE id = {task} AND status = 'ok')",  # noqa: S608
         },
     )
     _insert(
