@@ -199,7 +199,7 @@ def _of_rollouts() -> Iterator[tuple[str, str]]:
     yield "rollout, last page", f"{page}?page={max(1, tasks // PAGE)}"
     report = reverse("admin:ota_rollout_report", args=[rollout.pk])
     yield "report", report
-    yield "report, last page", f"{report}?page={max(1, tasks // 250)}"
+    yield "report, last page", f"{report}?page={max(1, tasks // 100)}"
 
 
 def _list(name: str, **query: Any) -> str:

@@ -129,8 +129,9 @@ def _standing(now: dt.datetime) -> Iterator[Metric]:
 
 def _tasks() -> dict[str, int]:
     """By status; those of rollouts that have ended were counted then, however many there are by now."""
+    going = list(Rollout.objects.filter(finished_at=None).values_list("pk", flat=True))
+    found = Counter(UpgradeTask.objects.filter(rollout__in=going).shares())
     ended = Rollout.objects.exclude(finished_at=None).order_by()
-    found = Counter(UpgradeTask.objects.filter(rollout__finished_at=None).shares())
     for counts in ended.values_list("final_counts", flat=True):
         found.update(counts or {})
     return found

@@ -228,8 +228,9 @@ class Device(models.Model):
     class Meta:
         ordering = ["sn"]
         indexes = [
+            # With the order of the list: one page of all that need an upgrade is in the index alone.
             models.Index(
-                fields=["model", "firmware_number", "compatible_status"], name="device_need"
+                fields=["model", "firmware_number", "compatible_status", "sn"], name="device_need"
             ),
             models.Index(fields=["presence", "last_seen_at"], name="device_presence"),
         ]

@@ -23,10 +23,23 @@ DEPTH = 10_000
 class KeyPaginator(Paginator[Any]):
     """Finds the keys of a page's rows first: what rows refer to is read and sorted for no other row.
 
+    They are looked up in a query of their own: inside of one, databases misjudge how few they are.
     Behind the last page comes the last page: rows may have gone since the link was made.
     """
 
     object_list: QuerySet[Any]
+
+    @cached_property
+    def count(self) -> int:
+        """Where all rows fit on the first page they are looked for once, and known from then on."""
+        keys = list(self.object_list.order_by().values_list("pk", flat=True)[: self.per_page + 1])
+        if len(keys) > self.per_page:
+            return self._count()
+        self.object_list = self._having(keys)
+        return len(keys)
+
+    def _count(self) -> int:
+        return self.object_list.count()
 
     def validate_number(self, number: Any) -> int:
         try:
@@ -35,7 +48,14 @@ class KeyPaginator(Paginator[Any]):
             return self.num_pages
 
     def _get_page(self, rows: Any, number: int, paginator: Any) -> Page[Any]:
-        return Page(self.object_list.filter(pk__in=rows.values("pk")), number, paginator)
+        keys = list(rows.values_list("pk", flat=True))
+        return Page(self._having(keys), number, paginator)
+
+    def _having(self, keys: list[Any]) -> QuerySet[Any]:
+        """The rows with these keys in the order of the list; they were chosen, and are not once more."""
+        found = self.object_list.all()
+        found.query.clear_where()
+        return found.filter(pk__in=keys)
 
 
 class BoundedPaginator(KeyPaginator):
@@ -43,9 +63,9 @@ class BoundedPaginator(KeyPaginator):
 
     template_name = "admin/fleet/paging.html"
     depth = DEPTH
+    is_cut = False
 
-    @cached_property
-    def count(self) -> int:
+    def _count(self) -> int:
         """Of the rows that it leads through."""
         found = self.object_list.order_by()[: DEPTH + 1].count()
         self.is_cut = found > DEPTH
@@ -73,10 +93,17 @@ class BoundedPaginator(KeyPaginator):
 
 
 class PagedChangeList(ChangeList):
-    """A list that knows on which page it is, and offers no order that would have to sort all rows."""
+    """A list that knows on which page it is, and offers no order that would have to sort all rows.
+
+    For a request with ``is_choice`` it has no page at all, only the queryset of all its rows.
+    """
 
     def get_results(self, request: HttpRequest) -> None:
+        if getattr(request, "is_choice", False):
+            return
         super().get_results(request)
+        if not self.multi_page:
+            self.result_list = self.paginator.object_list
         self.page_num = min(self.page_num, self.paginator.num_pages)
         if getattr(self.paginator, "is_cut", False):
             self.sortable_by = ()

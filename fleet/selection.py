@@ -57,6 +57,7 @@ class Selection(NamedTuple):
             return model_admin.get_queryset(request).filter(pk__in=self.pks)
         listed = copy.copy(request)
         listed.GET = _without_page(self.query)
+        listed.is_choice = True  # type: ignore[attr-defined]  # read by PagedChangeList
         found: QuerySet[Device] = model_admin.get_changelist_instance(listed).queryset
         return found
 

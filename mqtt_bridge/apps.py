@@ -9,4 +9,4 @@ class MqttBridgeConfig(AppConfig):
     def ready(self) -> None:
         from mqtt_bridge import among, bulk  # noqa: F401 (among registers its lookup)
 
-        connection_created.connect(bulk.read_times_fast)
+        connection_created.connect(bulk.prepare)

@@ -37,13 +37,16 @@ class _TimeLoader(Loader):
         return dt.datetime.fromisoformat(bytes(data).decode())
 
 
-def read_times_fast(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Lets C read PostgreSQL's times: the driver does it with a regular expression, 15 times as long.
+def prepare(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """Makes a new connection to PostgreSQL fast; a receiver of ``connection_created``.
 
-    A receiver of ``connection_created``.
+    C reads its times: the driver does it with a regular expression, 15 times as long. And it does
+    not translate our questions to machine code first, which takes it 100 ms and saves none. (Set
+    here and not as an option of the connection, which poolers refuse.)
     """
     if connection.vendor == "postgresql":
         connection.connection.adapters.register_loader("timestamptz", _TimeLoader)
+        connection.connection.execute("SET jit = off")
 
 
 class _Column(NamedTuple):

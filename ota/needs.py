@@ -7,6 +7,8 @@ the modules right too. "Up to date" is equality; a lower target is a downgrade a
 
 import datetime as dt
 import enum
+import functools
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -101,7 +103,7 @@ class Library:
 
 
 # Up to so many docks are named in a query; for more all that is open is read, which is not much more.
-NAMED = 500
+NAMED = 5000
 
 
 class Situation:
@@ -383,9 +385,10 @@ def having(devices: QuerySet[Device], *wanted: Need) -> QuerySet[Device]:
         by_number[package.version_number].append(model_id)
     condition = Q(pk__in=[])
     for number, models in by_number.items():
-        is_compared = Q(model__in=models, firmware_number__gt=0)
-        for need_ in _COMPARED.keys() & set(wanted):
-            condition |= is_compared & _COMPARED[need_](number)
+        compared = [_COMPARED[need_](number) for need_ in _COMPARED if need_ in wanted]
+        if compared:
+            is_compared = Q(model__in=models, firmware_number__gt=0)
+            condition |= is_compared & functools.reduce(operator.or_, compared)
     if Need.UNKNOWN in wanted:
         with_package = [model for models in by_number.values() for model in models]
         condition |= Q(firmware_number=None) | Q(firmware_number=0) | ~Q(model__in=with_package)

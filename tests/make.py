@@ -16,6 +16,7 @@ from mqtt_bridge import pipeline
 from mqtt_bridge.line import Received
 from mqtt_bridge.models import BridgeSession
 from mqtt_bridge.pipeline import Read
+from ota import states
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave, Webhook
 from ota.models.notices import Kind
 from ota.states import TaskStatus
@@ -129,6 +130,8 @@ def make_task(
     values: dict[str, Any] = {"status_at": now}
     if status != TaskStatus.PENDING:
         values |= {"attempt": 1, "sent_at": now - dt.timedelta(seconds=60), "replied_at": now}
+    if status in states.TERMINAL:
+        values["finished_at"] = now
     rollout = rollout or make_rollout()
     values |= {"rollout": rollout, "wave": rollout.wave_set.first()}
     values |= {"organization": dock.organization}

@@ -5,21 +5,21 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
-from django.core.paginator import Paginator
 from django.http import HttpRequest, StreamingHttpResponse
 
+from fleet.paging import KeyPaginator
 from ota import outcomes, rows, status, terms
 from ota.models import Rollout
 from ota.rows import PARTS
 
-PAGE = 500  # devices
+PAGE = 200  # devices
 
 
 def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
     """What the page shows; a fixed number of queries."""
     counts = status.counts(rollout)
     among = outcomes.extent(rollout)
-    pages = Paginator(outcomes.targets(rollout, among), PAGE)
+    pages = KeyPaginator(outcomes.targets(rollout, among), PAGE)
     pages.count = among.devices  # known already
     found = pages.get_page(wanted)
     took = rollout.finished_at - rollout.created_at if rollout.finished_at else None

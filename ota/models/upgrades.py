@@ -56,7 +56,9 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
 
     def needing_attention(self) -> Self:
         """Ended without success, and nobody has retried or dismissed them yet."""
-        return self.filter(status__in=states.UNSUCCESSFUL, resolved_at=None)
+        # The last condition says nothing new; with it, the indexes of those that have ended serve.
+        ended = models.Q(finished_at__isnull=False)
+        return self.filter(ended, status__in=states.UNSUCCESSFUL, resolved_at=None)
 
     def move(
         self,
@@ -105,9 +107,11 @@ class UpgradeTask(models.Model):
 
     Status = TaskStatus
 
-    rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="tasks")
+    rollout = models.ForeignKey(Rollout, models.PROTECT, related_name="tasks", db_index=False)
     wave = models.ForeignKey(Wave, models.PROTECT, related_name="tasks")
-    gateway = models.ForeignKey(Device, models.PROTECT, related_name="tasks", verbose_name="dock")
+    gateway = models.ForeignKey(
+        Device, models.PROTECT, related_name="tasks", verbose_name="dock", db_index=False
+    )
     # Whose the dock was when this was planned; nobody else's is upgraded by it.
     organization = models.ForeignKey(
         Organization, models.SET_NULL, null=True, related_name="+", db_index=False
@@ -166,15 +170,27 @@ class UpgradeTask(models.Model):
             )
         ]
         indexes = [
+            # A page of a rollout's tasks, in the order in which they are issued.
+            models.Index(fields=["rollout", "id"], name="task_rollout"),
             models.Index(fields=["rollout", "status", "id"], name="task_rollout_status"),
             models.Index(fields=["status", "id"], name="task_status"),
+            models.Index(fields=["gateway", "status"], name="task_gateway_status"),
             # Not only over the unsuccessful ones: SQLite would not use it for them.
             models.Index(
                 fields=["status", "finished_at"],
                 condition=models.Q(finished_at__isnull=False),
                 name="task_ended",
             ),
-            models.Index(fields=["status", "resolved_at"], name="task_to_settle"),
+            models.Index(
+                fields=["status", "resolved_at"],
+                condition=models.Q(finished_at__isnull=False),
+                name="task_to_settle",
+            ),
+            models.Index(
+                fields=["rollout", "status", "resolved_at"],
+                condition=models.Q(finished_at__isnull=False),
+                name="task_rollout_to_settle",
+            ),
             models.Index(
                 fields=["finished_at"], condition=models.Q(result__gt=0), name="task_with_result"
             ),

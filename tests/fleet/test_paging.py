@@ -5,11 +5,13 @@ from urllib.parse import urlencode
 import pytest
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from fleet import paging
 from fleet.models import Device
 from fleet.paging import BoundedPaginator, KeyPaginator
+from ota.admin.upgrades import UpgradeTaskAdmin
 from tests.make import make_dock, make_rollout, make_task
 from tests.people import context, log_in, text
 
@@ -30,6 +32,25 @@ def test_a_page_has_its_rows_in_the_order_of_the_list() -> None:
     make_docks(5)
     paginator = KeyPaginator(Device.objects.order_by("callsign"), 2)
     assert [shown(paginator, page) for page in (1, 2, 3)] == [["D4", "D3"], ["D2", "D1"], ["D0"]]
+
+
+def test_rows_that_fit_on_a_page_are_looked_for_once(
+    client: Client,
+) -> None:
+    log_in(client, "Viewers")
+    make_docks(5)
+    with CaptureQueriesContext(connection) as queries:
+        shown = context(client, f"{reverse('admin:fleet_device_changelist')}?q=C7")["cl"]
+    assert [device.sn for device in shown.result_list] == ["D2"]
+    assert sum("LIKE" in query["sql"] for query in queries) == 1
+
+
+def test_a_page_asks_no_more_whether_its_rows_are_wanted() -> None:
+    make_docks(4)
+    paginator = KeyPaginator(Device.objects.filter(callsign__lt="C9").order_by("sn"), 2)
+    page = paginator.page(1).object_list
+    assert "callsign" not in str(page.query).partition("WHERE")[2]
+    assert [device.sn for device in page] == ["D1", "D2"]
 
 
 def test_behind_the_last_page_comes_the_last_page() -> None:
@@ -79,6 +100,7 @@ def test_a_list_of_too_many_tasks_says_so_and_offers_no_order(
     page = reverse("admin:ota_upgradetask_changelist")
     assert "o=1" in text(client.get(page))
     monkeypatch.setattr(paging, "DEPTH", 2)
+    monkeypatch.setattr(UpgradeTaskAdmin, "list_per_page", 1)
     shown = text(client.get(f"{page}?status__exact=pending"))
     assert "more than 2 upgrade tasks" in shown
     assert "o=1" not in shown
