@@ -168,7 +168,11 @@ def _of_tasks() -> Iterator[tuple[str, str]]:
     since = (timezone.now() - dt.timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%SZ")
     chosen: dict[str, dict[str, Any]] = {
         **{f"status {status}": {"status__exact": status} for status in ("pending", "ok", "failed")},
-        "to settle": {"status__in": "failed,rejected,timeout", "resolved_at__isnull": "1"},
+        "to settle": {
+            "status__in": "failed,rejected,timeout",
+            "resolved_at__isnull": "1",
+            "finished_at__isnull": "0",
+        },
         "failed of late": {"status__in": "failed", "finished_at__gte": since},
         "in flight": {"status__in": "in_progress,paused,sent,verifying"},
         "rollout": {"rollout": task.rollout_id},

@@ -279,7 +279,7 @@ def _undecided() -> list[Tile]:
         Tile(
             "failed upgrades to retry or dismiss",
             failed,
-            _tasks(states.UNSUCCESSFUL, resolved_at__isnull="1"),
+            _tasks(states.UNSUCCESSFUL, resolved_at__isnull="1", finished_at__isnull="0"),
             "danger",
         ),
     ]

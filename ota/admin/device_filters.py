@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from django.core.cache import cache
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
@@ -25,6 +26,8 @@ NEEDS = {
 }
 WANTING = {Need.REGULAR, Need.CONSISTENCY}
 ANY = "any"  # the filter's word for both
+# A version that is new may be missing from the choices for so long; all devices are read for them.
+REMEMBERED = 30  # s
 
 
 class NeedFilter(DropdownFilter):
@@ -51,9 +54,8 @@ class VersionFilter(DropdownFilter):
     parameter_name = "firmware_number"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        reported = Device.objects.filter(firmware_number__gt=0).order_by("-firmware_number")
-        numbers = reported.values_list("firmware_number", flat=True).distinct()
-        choices = [(str(number), versions.text(number)) for number in numbers if number]
+        numbers = cache.get_or_set("ota.reported_versions", _reported, REMEMBERED) or []
+        choices = [(str(number), versions.text(number)) for number in numbers]
         return [*choices, ("0", "Not readable"), ("none", "Not reported")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
@@ -61,3 +63,10 @@ class VersionFilter(DropdownFilter):
         if value == "none":
             return queryset.filter(firmware_number=None)
         return queryset.filter(firmware_number=value) if value.isdecimal() else queryset
+
+
+def _reported() -> list[int]:
+    """The versions that devices have, as numbers, newest first."""
+    reported = Device.objects.filter(firmware_number__gt=0).order_by("-firmware_number")
+    numbers = reported.values_list("firmware_number", flat=True).distinct()
+    return [number for number in numbers if number]

@@ -116,7 +116,7 @@ class UpgradeTask(models.Model):
     organization = models.ForeignKey(
         Organization, models.SET_NULL, null=True, related_name="+", db_index=False
     )
-    bid = models.CharField(max_length=64, unique=True, default=new_bid)
+    bid = models.CharField(max_length=64, default=new_bid)
     status = models.CharField(max_length=12, choices=TaskStatus, default=TaskStatus.PENDING)
     status_at = models.DateTimeField()
     attempt = models.PositiveSmallIntegerField(
@@ -167,7 +167,9 @@ class UpgradeTask(models.Model):
                 fields=["gateway"],
                 condition=models.Q(status__in=sorted(states.OPEN)),
                 name="one_open_task_for_a_gateway",
-            )
+            ),
+            # Not ``unique``, with which PostgreSQL gets a second index for what it begins with.
+            models.UniqueConstraint(fields=["bid"], name="task_bid"),
         ]
         indexes = [
             # A page of a rollout's tasks, in the order in which they are issued.

@@ -1,5 +1,6 @@
 """Lists of many rows, page by page."""
 
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -48,7 +49,7 @@ def test_rows_that_fit_on_a_page_are_looked_for_once(
 def test_a_page_asks_no_more_whether_its_rows_are_wanted() -> None:
     make_docks(4)
     paginator = KeyPaginator(Device.objects.filter(callsign__lt="C9").order_by("sn"), 2)
-    page = paginator.page(1).object_list
+    page: Any = paginator.page(1).object_list
     assert "callsign" not in str(page.query).partition("WHERE")[2]
     assert [device.sn for device in page] == ["D1", "D2"]
 
