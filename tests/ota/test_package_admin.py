@@ -18,12 +18,6 @@ pytestmark = pytest.mark.django_db
 LIST = "/admin/ota/firmwarepackage/"
 
 
-@pytest.fixture
-def administrator(client: Client) -> Client:
-    log_in(client, "Administrators")
-    return client
-
-
 def page(package: FirmwarePackage) -> str:
     return reverse("admin:ota_firmwarepackage_change", args=[package.pk])
 

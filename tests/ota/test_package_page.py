@@ -22,12 +22,6 @@ pytestmark = pytest.mark.django_db
 LIST = "/admin/ota/firmwarepackage/"
 
 
-@pytest.fixture
-def administrator(client: Client) -> Client:
-    log_in(client, "Administrators")
-    return client
-
-
 def page(package: FirmwarePackage, name: str = "change") -> str:
     return reverse(f"admin:ota_firmwarepackage_{name}", args=[package.pk])
 

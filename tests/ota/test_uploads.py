@@ -1,6 +1,5 @@
-"""Packages on their way in: the protocol, piece by piece, and the page that adds them."""
+"""Packages on their way in: the protocol, piece by piece."""
 
-import base64
 import datetime as dt
 import fcntl
 import hashlib
@@ -12,98 +11,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-import httpx
 import pytest
 import time_machine
 from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models.signals import post_delete
 from django.test import Client
-from django.urls import reverse
 from django.utils import timezone
-from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
+from pytest_django import Settings
 
 from config import env
 from ota import packages, storage, tasks, uploads
 from ota.models import FirmwarePackage, Upload
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
-from ota.states import PackageState
-from simulator.packages import build
-from tests.make import make_model
-from tests.people import log_in, queries, staff, text, told
-from tests.servers import Server, program
+from tests.people import log_in, staff, text
+from tests.servers import program
+from tests.uploading import (
+    ADD,
+    CREATE,
+    TUS,
+    announce,
+    bring,
+    created,
+    metadata,
+    offset,
+    send,
+    sha256,
+)
 
 pytestmark = pytest.mark.django_db
 
-ADD = "/admin/ota/firmwarepackage/add/"
-CREATE = "/admin/ota/firmwarepackage/upload/"
-TUS = {"Tus-Resumable": "1.0.0"}
-BODY = "application/offset+octet-stream"
 MB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
 def new_process() -> Iterator[None]:
     """No hashes are known from another test."""
+    uploads._digests.clear()
     yield
     uploads._digests.clear()
-
-
-@pytest.fixture
-def administrator(client: Client) -> Client:
-    log_in(client, "Administrators")
-    return client
-
-
-@pytest.fixture
-def dock2(tmp_path: Path) -> bytes:
-    make_model("3-2-0")
-    return build(tmp_path, "DOCK2", "10.01.3205", dt.date(2024, 11, 7), 300_000).read_bytes()
-
-
-def metadata(**values: str) -> str:
-    pairs = ((key, base64.b64encode(value.encode()).decode()) for key, value in values.items())
-    return ",".join(f"{key} {value}" for key, value in pairs)
-
-
-def announce(
-    client: Client, size: int, name: str = "DOCK2.zip", modified: str = "1", **headers: str
-) -> Any:
-    told = {
-        "Upload-Length": str(size),
-        "Upload-Metadata": metadata(filename=name, lastmodified=modified),
-    }
-    return client.post(CREATE, headers=TUS | told | headers)
-
-
-def created(client: Client, size: int, **values: str) -> str:
-    """The address of a new upload."""
-    answer = announce(client, size, **values)
-    assert answer.status_code == 201, answer.content
-    return str(answer.headers["Location"])
-
-
-def send(client: Client, url: str, offset: int, data: bytes, **headers: str) -> Any:
-    told = TUS | {"Upload-Offset": str(offset)} | headers
-    return client.patch(url, data, content_type=BODY, headers=told)
-
-
-def bring(client: Client, content: bytes, **values: str) -> Upload:
-    """All bytes in two pieces."""
-    url, half = created(client, len(content), **values), len(content) // 2
-    send(client, url, 0, content[:half])
-    assert send(client, url, half, content[half:]).status_code == 204
-    return Upload.objects.latest("created_at")
-
-
-def offset(client: Client, url: str) -> int:
-    return int(client.head(url, headers=TUS).headers["Upload-Offset"])
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # Pieces
@@ -528,308 +475,3 @@ def test_a_disk_that_fills_up_leaves_the_upload_where_it_was(
     (small_disk / "other").unlink()
     assert send(administrator, url, MB, content[MB:]).status_code == 204
     assert Upload.objects.get().sha256 == sha256(content)
-
-
-# The page
-
-
-def add(client: Client, upload: Upload, **fields: Any) -> Any:
-    return client.post(ADD, {"upload": str(upload.pk)} | fields)
-
-
-def test_a_package_is_added_and_checked_later(
-    administrator: Client,
-    dock2: bytes,
-    redis_server: object,
-    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
-) -> None:
-    upload = bring(administrator, dock2)
-    with django_capture_on_commit_callbacks(execute=True):
-        reply = add(
-            administrator, upload, models=[make_model("3-2-0").pk], minimum_version="10.01.1607"
-        )
-    package = FirmwarePackage.objects.get()
-    assert reply.headers["Location"] == reverse(
-        "admin:ota_firmwarepackage_change", args=[package.pk]
-    )
-    assert (package.version, package.state) == ("10.01.3205", PackageState.CHECKING)
-    assert (package.minimum_version, str(package.created_by)) == ("10.01.1607", "administrators")
-    assert package.sha256 == sha256(dock2)
-
-
-def test_a_refusal_stands_at_its_field_and_keeps_the_upload(
-    administrator: Client, dock2: bytes
-) -> None:
-    upload = bring(administrator, dock2)
-    reply = add(administrator, upload, version="99.01.0000", models=[make_model("3-2-0").pk])
-    form = reply.context_data["form"]
-    assert "says that it is 10.01.3205" in form.errors["version"][0]
-    assert "DOCK2.zip</strong>, <span data-size>29" in text(reply)
-    assert 'value="99.01.0000"' in text(reply)
-    add(administrator, upload, models=[make_model("3-2-0").pk])
-    assert FirmwarePackage.objects.exists()
-
-
-def test_a_release_date_that_contradicts_the_zip_is_confirmed(
-    administrator: Client, dock2: bytes
-) -> None:
-    upload, model = bring(administrator, dock2), make_model("3-2-0").pk
-    assert 'name="confirmed"' not in text(administrator.get(ADD))
-    reply = add(administrator, upload, models=[model], released_on="2025-01-01")
-    assert 'name="confirmed"' in text(reply)
-    add(administrator, upload, models=[model], released_on="2025-01-01", confirmed="on")
-    assert FirmwarePackage.objects.get().released_on == dt.date(2025, 1, 1)
-
-
-def test_a_draft_stays_a_draft(administrator: Client, dock2: bytes) -> None:
-    add(administrator, bring(administrator, dock2), models=[make_model("3-2-0").pk], draft="on")
-    assert FirmwarePackage.objects.get().opens_as_draft
-
-
-@pytest.mark.parametrize("field", ["version", "minimum_version"])
-def test_a_wrong_version_stands_at_its_field(
-    administrator: Client, dock2: bytes, field: str
-) -> None:
-    reply = add(administrator, bring(administrator, dock2), **{field: "1.2"})
-    assert "is no firmware version" in reply.context_data["form"].errors[field][0]
-
-
-@pytest.mark.parametrize("group", ["Viewers", "Operators"])
-def test_only_administrators_see_the_page(client: Client, group: str) -> None:
-    log_in(client, group)
-    assert client.get(ADD).status_code == 403
-
-
-def test_a_file_that_is_no_package_is_refused_at_the_file(administrator: Client) -> None:
-    reply = add(administrator, bring(administrator, b"no zip at all"))
-    assert "DOCK2.zip is no zip" in reply.context_data["form"].errors["upload"][0]
-    assert Upload.objects.exists()
-
-
-def test_a_file_that_is_not_whole_becomes_no_package(administrator: Client, dock2: bytes) -> None:
-    send(administrator, created(administrator, len(dock2)), 0, dock2[:1000])
-    reply = add(administrator, Upload.objects.get())
-    assert "has not arrived whole" in text(reply)
-    assert "choose the file again to go on" in text(reply)
-
-
-@pytest.mark.parametrize("chosen", ["", "x", "00000000-0000-4000-8000-000000000000"])
-def test_without_a_file_nothing_is_added(administrator: Client, chosen: str) -> None:
-    reply: Any = administrator.post(ADD, {"upload": chosen})
-    assert reply.context_data["form"].errors["upload"]
-
-
-def test_another_persons_file_is_not_added(administrator: Client, dock2: bytes) -> None:
-    upload = bring(administrator, dock2)
-    reply = add(staff("add_firmwarepackage", "view_firmwarepackage"), upload)
-    assert "is not here any more" in text(reply)
-    assert not FirmwarePackage.objects.exists()
-
-
-def test_the_same_bytes_are_added_once(administrator: Client, dock2: bytes) -> None:
-    model = make_model("3-2-0").pk
-    add(administrator, bring(administrator, dock2), models=[model])
-    reply = add(administrator, bring(administrator, dock2, modified="2"), models=[model])
-    assert "in the library already" in told(reply)
-    assert not Upload.objects.exists()
-
-
-def test_a_package_is_added_while_redis_is_away(
-    administrator: Client,
-    dock2: bytes,
-    redis_server: Any,
-    caplog: pytest.LogCaptureFixture,
-    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
-) -> None:
-    upload = bring(administrator, dock2)
-    redis_server.stop()
-    with django_capture_on_commit_callbacks(execute=True):
-        reply = add(administrator, upload, models=[make_model("3-2-0").pk])
-    assert reply.status_code == 302
-    assert "Redis is away" in caplog.text
-
-
-def test_what_is_unfinished_is_listed_for_its_owner(administrator: Client, dock2: bytes) -> None:
-    url = created(administrator, 1000, name="Dock3.zip")
-    send(administrator, url, 0, bytes(430))
-    bring(administrator, dock2)
-    shown = text(administrator.get(ADD))
-    assert "Dock3.zip<small>43 % of 1000" in shown
-    assert "DOCK2.zip<small>29" in shown
-    assert "Dock3.zip" not in text(staff("add_firmwarepackage").get(ADD))
-
-
-def test_a_finished_upload_can_be_taken_up_later(administrator: Client, dock2: bytes) -> None:
-    upload = bring(administrator, dock2)
-    shown = text(administrator.get(f"{ADD}?upload={upload.pk}"))
-    assert "DOCK2.zip</strong>" in shown
-    assert f'value="{upload.pk}"' in shown
-
-
-def test_the_page_costs_the_same_for_few_and_for_many_uploads(administrator: Client) -> None:
-    created(administrator, 100)
-    few = queries(administrator, ADD)
-    for number in range(20):
-        created(administrator, 100, modified=f"m{number}")
-    assert queries(administrator, ADD) == few
-
-
-# A bucket
-
-
-class InBucket:
-    """A browser's end of an upload to a bucket."""
-
-    def __init__(self, client: Client, content: bytes) -> None:
-        self.client, self.content = client, content
-        self.way = announce(client, len(content)).json()
-        self.bucket = self.way["bucket"]
-
-    def sign(self, **asked: Any) -> Any:
-        told = {"key": self.bucket["key"], "uploadId": self.bucket["uploadId"]} | asked
-        return self.client.post(self.bucket["sign"], told, content_type="application/json")
-
-    def put(self, part: int, data: bytes) -> str:
-        url = self.sign(method="PUT", partNumber=part).json()["url"]
-        return httpx.put(url, content=data).headers["ETag"]
-
-    def complete(self, tags: list[str]) -> httpx.Response:
-        parts = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"
-            for number, tag in enumerate(tags, 1)
-        )
-        url = self.sign(method="POST").json()["url"]
-        return httpx.post(
-            url, content=f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"
-        )
-
-    def finish(self) -> Any:
-        return self.client.post(self.bucket["finish"], headers=TUS)
-
-
-@pytest.fixture
-def in_bucket(bucket: str, dock2: bytes) -> InBucket:
-    client = Client()
-    log_in(client, "Administrators")
-    return InBucket(client, dock2)
-
-
-@pytest.mark.services
-def test_bytes_that_went_to_the_bucket_become_a_package(in_bucket: InBucket) -> None:
-    assert in_bucket.complete([in_bucket.put(1, in_bucket.content)]).status_code == 200
-    assert in_bucket.finish().json()["complete"]
-    add(in_bucket.client, Upload.objects.get(), models=[make_model("3-2-0").pk])
-    package = FirmwarePackage.objects.get()
-    assert (package.state, package.md5, package.sha256) == (PackageState.CHECKING, "", None)
-    with storage.open_file(str(package.file.name)) as file:
-        assert file.read() == in_bucket.content
-
-
-@pytest.mark.services
-def test_what_cannot_be_read_is_not_signed(in_bucket: InBucket) -> None:
-    for body in ("no json", "[" * 200_000, "[]"):
-        answer = in_bucket.client.post(
-            in_bucket.bucket["sign"], body, content_type="application/json"
-        )
-        assert answer.status_code == 400
-
-
-@pytest.mark.services
-def test_a_part_of_another_upload_is_not_signed(in_bucket: InBucket) -> None:
-    for wrong in ({"key": "library/firmware/other.zip"}, {"uploadId": "other"}):
-        assert in_bucket.sign(method="PUT", partNumber=1, **wrong).status_code == 403
-
-
-@pytest.mark.services
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"method": "PUT"},
-        {"method": "PUT", "partNumber": 0},
-        {"method": "PUT", "partNumber": 2},
-        {"method": "PUT", "partNumber": "1"},
-        {"method": "GET", "partNumber": 1},
-        {"method": "HEAD"},
-        {},
-    ],
-)
-def test_only_the_steps_of_an_upload_are_signed(in_bucket: InBucket, asked: dict[str, Any]) -> None:
-    assert in_bucket.sign(**asked).status_code == 400
-
-
-@pytest.mark.services
-def test_a_signed_address_lives_for_an_hour(in_bucket: InBucket) -> None:
-    url = httpx.URL(in_bucket.sign(method="GET").json()["url"])
-    assert url.params["X-Amz-Expires"] == "3600"
-
-
-@pytest.mark.services
-def test_another_size_than_announced_is_refused_and_removed(in_bucket: InBucket) -> None:
-    in_bucket.complete([in_bucket.put(1, in_bucket.content + b"more")])
-    answer = in_bucket.finish()
-    assert (answer.status_code, "were announced" in text(answer)) == (404, True)
-    assert not Upload.objects.exists()
-    assert not list(storage.listing())
-
-
-@pytest.mark.services
-def test_what_is_not_in_the_bucket_is_not_finished(in_bucket: InBucket) -> None:
-    assert in_bucket.finish().status_code == 404
-
-
-@pytest.mark.services
-def test_giving_up_leaves_no_parts_in_the_bucket(bucket: str, in_bucket: InBucket) -> None:
-    in_bucket.put(1, in_bucket.content)
-    in_bucket.client.delete(in_bucket.way["url"], headers=TUS)
-    found = boto3.client("s3", endpoint_url=bucket).list_multipart_uploads(Bucket="fleet")
-    assert "Uploads" not in found
-
-
-@pytest.mark.services
-def test_an_upload_to_a_bucket_goes_on_with_the_parts_that_are_there(in_bucket: InBucket) -> None:
-    in_bucket.put(1, in_bucket.content)
-    again = announce(in_bucket.client, len(in_bucket.content)).json()
-    assert again["bucket"] == in_bucket.bucket
-    shown = httpx.get(in_bucket.sign(method="GET").json()["url"]).text
-    assert f"<Size>{len(in_bucket.content)}</Size>" in shown
-
-
-@pytest.mark.services
-def test_an_upload_that_was_put_together_and_not_finished_is_complete_when_chosen_again(
-    in_bucket: InBucket,
-) -> None:
-    in_bucket.complete([in_bucket.put(1, in_bucket.content)])
-    assert announce(in_bucket.client, len(in_bucket.content)).json()["complete"]
-
-
-@pytest.mark.services
-def test_an_upload_whose_parts_the_bucket_has_forgotten_starts_anew(
-    bucket: str, in_bucket: InBucket
-) -> None:
-    place = {"Bucket": "fleet", "Key": in_bucket.bucket["key"]}
-    client = boto3.client("s3", endpoint_url=bucket)
-    client.abort_multipart_upload(**place, UploadId=in_bucket.bucket["uploadId"])
-    answer = announce(in_bucket.client, len(in_bucket.content))
-    assert answer.status_code == 201
-    assert answer.json()["id"] != in_bucket.way["id"]
-
-
-@pytest.mark.services
-def test_bytes_for_a_bucket_are_not_taken_here(in_bucket: InBucket) -> None:
-    assert send(in_bucket.client, in_bucket.way["url"], 0, b"1").status_code == 409
-
-
-@pytest.mark.services
-def test_an_upload_that_is_given_up_while_the_bucket_is_away_is_not_forgotten(
-    in_bucket: InBucket, s3_server: Server
-) -> None:
-    s3_server.kill9()
-    assert in_bucket.client.delete(in_bucket.way["url"], headers=TUS).status_code == 503
-    assert Upload.objects.get().multipart_id
-
-
-@pytest.mark.services
-def test_a_bucket_that_is_away_is_told(in_bucket: InBucket, s3_server: Server) -> None:
-    s3_server.kill9()
-    answer = announce(in_bucket.client, len(in_bucket.content))
-    assert (answer.status_code, "cannot be reached" in text(answer)) == (503, True)

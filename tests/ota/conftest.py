@@ -1,0 +1,23 @@
+"""Who brings packages, and a package."""
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+from simulator.packages import build
+from tests.make import make_model
+from tests.people import log_in
+
+
+@pytest.fixture
+def administrator(client: Client) -> Client:
+    log_in(client, "Administrators")
+    return client
+
+
+@pytest.fixture
+def dock2(tmp_path: Path) -> bytes:
+    make_model("3-2-0")
+    return build(tmp_path, "DOCK2", "10.01.3205", dt.date(2024, 11, 7), 300_000).read_bytes()
