@@ -22,10 +22,24 @@ class Migration(migrations.Migration):
             name='bid',
             field=models.CharField(default=ota.models.upgrades.new_bid, max_length=64),
         ),
+        # Django takes the constraint for the index that is to go, because it is one over the same
+        # column: it is taken away before, and comes back behind, in one transaction.
+        migrations.RemoveConstraint(
+            model_name='upgradetask',
+            name='one_open_task_for_a_gateway',
+        ),
         migrations.AlterField(
             model_name='upgradetask',
             name='gateway',
             field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='tasks', to='fleet.device', verbose_name='dock'),
+        ),
+        migrations.AddConstraint(
+            model_name='upgradetask',
+            constraint=models.UniqueConstraint(
+                condition=models.Q(('status__in', ['in_progress', 'paused', 'pending', 'sent', 'verifying'])),
+                fields=('gateway',),
+                name='one_open_task_for_a_gateway',
+            ),
         ),
         migrations.AlterField(
             model_name='upgradetask',

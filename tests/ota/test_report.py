@@ -184,12 +184,11 @@ async def test_an_asynchronous_server_gets_the_table_piece_by_piece() -> None:
     assert [piece async for piece in sent] == ["rows"]
 
 
-def test_sqlite_looks_a_retry_up_although_hardly_any_task_is_one() -> None:
-    """It took all that are none for one value, and read every task for each row of the report."""
-    if connection.vendor != "sqlite":
-        pytest.skip("PostgreSQL counts what is missing apart")
+def test_a_retry_is_looked_up_although_hardly_any_task_is_one() -> None:
+    """SQLite took all that are none for one value, and read every task for each row of a report."""
     filling.make(Amounts(160, 4000, 1))
-    filling.settle()
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
     rollout = Rollout.objects.latest("pk")
     plan = outcomes.targets(rollout, outcomes.extent(rollout)).explain()
-    assert "(retry_of_id=?)" in plan
+    assert connection.vendor != "sqlite" or "(retry_of_id=?)" in plan
