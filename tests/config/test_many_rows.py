@@ -17,7 +17,7 @@ from benchmarks.filling import Amounts
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres_alone]
 
 # Both have more tasks than their list leads through, and more than one page of everything else.
-FEW, MANY = Amounts(1000, 12_000, 3), Amounts(2000, 24_000, 3)
+FEW, MANY = Amounts(1600, 12_000, 3), Amounts(3200, 24_000, 3)
 
 # Their like is among the others.
 ALIKE = re.compile("by column|need [rcnud]|rollout, [iuposrvfct]|search: (part|begin|nothing)")
