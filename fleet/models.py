@@ -239,6 +239,27 @@ class Device(models.Model):
     def __str__(self) -> str:
         return f"{self.callsign} ({self.sn})" if self.callsign else self.sn
 
+    @staticmethod
+    def together(devices: Iterable["Device"]) -> list["Device"]:
+        """All of them with model, organization, site and dock, and the docks with theirs; five queries.
+
+        What several share is read once: a join makes an object of each for every device.
+        """
+        found = {device.pk: device for device in devices}
+        behind = {device.gateway_id for device in found.values() if device.gateway_id}
+        missing = Device.objects.filter(pk__among=behind - found.keys())
+        known = found | {dock.pk: dock for dock in missing}
+        models = DeviceModel.objects.in_bulk({d.model_id for d in known.values() if d.model_id})
+        owners = {d.organization_id for d in known.values() if d.organization_id}
+        organizations = Organization.objects.in_bulk(owners)
+        sites = Site.objects.in_bulk({d.site_id for d in known.values() if d.site_id})
+        for device in known.values():
+            device.model = models.get(device.model_id or 0)
+            device.organization = organizations.get(device.organization_id or 0)
+            device.site = sites.get(device.site_id or 0)
+            device.gateway = known.get(device.gateway_id or 0)
+        return list(found.values())
+
     @property
     def is_online(self) -> bool:
         return self.presence == self.Presence.ONLINE

@@ -70,13 +70,16 @@ def insert(rows: Iterable[models.Model], *, ignore_conflicts: bool = False) -> N
     _insert_objects(list(rows), "ON CONFLICT DO NOTHING" if ignore_conflicts else "")
 
 
-def insert_rows(model: type[models.Model], rows: Sequence[Row]) -> None:
+def insert_rows(
+    model: type[models.Model], rows: Sequence[Row], *, ignore_conflicts: bool = False
+) -> None:
     """Inserts rows that all name the same fields, foreign keys as ``name_id``.
 
-    The others have their defaults. Cheaper than ``insert``: no objects are made.
+    The others have their defaults, one value for all. Cheaper than ``insert``: no objects are made.
     """
     if rows:
-        _insert(model, _with_defaults(model, rows), "")
+        tail = "ON CONFLICT DO NOTHING" if ignore_conflicts else ""
+        _insert(model, _with_defaults(model, rows), tail)
 
 
 def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[Any]:

@@ -57,9 +57,13 @@ class Reason(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one device needs, with which package, what blocks it now and what excludes it for good."""
+    """What one device needs, with which package, what blocks it now and what excludes it for good.
+
+    ``gateway`` is the dock that takes its commands, where there is one.
+    """
 
     device: Device
+    gateway: Device | None
     need: Need
     package: FirmwarePackage | None
     blockers: list[Reason]
@@ -170,13 +174,9 @@ def assess(
     to: str = "",
     allow_downgrade: bool = False,
 ) -> list[Answer]:
-    """The answer for each device; seven queries at most, whatever their number."""
+    """The answer for each device; nine queries, whatever their number."""
     if isinstance(devices, QuerySet):
-        devices = list(
-            devices.select_related(
-                "model", "organization", "site", "gateway__model", "gateway__site"
-            )
-        )
+        devices = Device.together(devices)
     situation = Situation(now, docks_of(devices))
     number = versions.number(to) if to else None
     return [answer(device, situation, number, allow_downgrade) for device in devices]
@@ -187,8 +187,8 @@ def answer(device: Device, situation: Situation, to: int | None, allow_downgrade
     found, package = need(
         situation.library, device.model_id, device.firmware_number, device.compatible_status, to
     )
-    exclusion = _never(device) or _not_needed(device, found, package, allow_downgrade)
     gateway = gateway_of(device)
+    exclusion = _never(device, gateway) or _not_needed(device, found, package, allow_downgrade)
     is_open = (gateway and gateway.pk in situation.opened) or situation.tasks.get(device.pk)
     if exclusion is None and is_open:
         exclusion = Reason("open_task", "another upgrade of this dock is open")
@@ -200,7 +200,7 @@ def answer(device: Device, situation: Situation, to: int | None, allow_downgrade
     )
     if first := needs_first(situation.library, device, package):
         blocked.insert(0, first)
-    return Answer(device, found, package, blocked, exclusion or first)
+    return Answer(device, gateway, found, package, blocked, exclusion or first)
 
 
 def needs_first(library: Library, device: Device, package: FirmwarePackage | None) -> Reason | None:
@@ -223,7 +223,8 @@ def gateway_of(device: Device) -> Device | None:
     """The dock that takes commands for a device: itself, or the one that it belongs to."""
     if device.is_dock:
         return device
-    return device.gateway if device.gateway and device.gateway.is_dock else None
+    dock = device.gateway
+    return dock if dock and dock.is_dock else None
 
 
 def docks_of(devices: Iterable[Device]) -> set[int]:
@@ -231,18 +232,18 @@ def docks_of(devices: Iterable[Device]) -> set[int]:
     return {dock.pk for device in devices if (dock := gateway_of(device))}
 
 
-def _never(device: Device) -> Reason | None:
+def _never(device: Device, gateway: Device | None) -> Reason | None:
     """What no upgrade would change by waiting."""
-    if device.model is None or device.kind == DeviceModel.Kind.UNKNOWN:
+    kind = device.kind
+    if kind == DeviceModel.Kind.UNKNOWN:
         return Reason("unknown_model", "its model is not known yet")
-    if device.kind == DeviceModel.Kind.RC or gateway_of(device) is None:
+    if kind == DeviceModel.Kind.RC or gateway is None:
         return Reason(
             "not_behind_dock", "only docks, and aircraft behind a dock, are upgraded from here"
         )
-    gateway = gateway_of(device)
-    if device.organization_id is None or (gateway and gateway.organization_id is None):
+    if device.organization_id is None or gateway.organization_id is None:
         return Reason("unclaimed", "it is not bound to an organization")
-    if gateway and gateway.organization_id != device.organization_id:
+    if gateway.organization_id != device.organization_id:
         return Reason("other_organization", "its dock belongs to another organization")
     return None
 

@@ -83,14 +83,14 @@ def _without_regular(wanting: QuerySet[Any], now: dt.datetime) -> list[Device]:
     wanted = {device.pk for device in wanting}
     docks = Device.objects.filter(pk__in=[device.takes_commands for device in wanting])
     answers = needs.assess(docks.with_aircraft(), now) if wanted else []
-    regular = {needs.gateway_of(a.device) for a in answers if a.need is Need.REGULAR}
+    regular = {a.gateway for a in answers if a.need is Need.REGULAR}
     return [
         answer.device
         for answer in answers
         if answer.device.pk in wanted
         and answer.need is Need.CONSISTENCY
         and answer.exclusion is None
-        and needs.gateway_of(answer.device) not in regular
+        and answer.gateway not in regular
     ]
 
 

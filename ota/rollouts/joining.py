@@ -160,7 +160,7 @@ def _join(rollout: Rollout, answers: Sequence[Answer], now: dt.datetime) -> None
         if stored:
             sns = [task.gateway.sn for task in numbered if task.gateway.pk in stored]
             course.note(still.pk, RolloutEvent.Kind.JOINED, now, _told(sns, last.number))
-    live.announce((rollout.pk, task.pk) for task in stored.values())
+    live.announce((rollout.pk, pk) for pk in stored.values())
 
 
 def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
@@ -171,7 +171,7 @@ def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
     by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
     barred = _asking() if rollout.decided_by_id is None else set()
     for answer in answers:
-        gateway = needs.gateway_of(answer.device)
+        gateway = answer.gateway
         if gateway and answer.device.pk not in there and gateway.organization_id not in barred:
             by_gateway[gateway.pk].append(answer)
     return [planned(found) for found in islice(by_gateway.values(), MOST)]

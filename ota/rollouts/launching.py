@@ -14,6 +14,7 @@ from fleet import versions
 from fleet.models import Device
 from mqtt_bridge import bulk
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
+from ota.models.upgrades import new_bid
 from ota.needs import Reason
 from ota.rollouts import course
 from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, PlannedTask, plan
@@ -137,37 +138,41 @@ def store_tasks(
     now: dt.datetime,
     user: User | None = None,
     text: str = "planned",
-) -> dict[int, UpgradeTask]:
-    """The rows of planned tasks, by the dock's key, with the waves by number.
+) -> dict[int, int]:
+    """The rows of planned tasks; their keys by the dock's, with the waves by number.
 
     A dock that has another open task is left out. In a transaction that nobody else adds to the rollout in.
     """
-    bulk.insert(
-        [
-            UpgradeTask(
-                rollout=rollout,
-                wave=waves[task.wave],
-                gateway=task.gateway,
-                organization_id=task.gateway.organization_id,
-                status_at=now,
-                not_before=course.scattered(rollout, now)
-                if task.wave == 1 or waves[task.wave].opened_at
-                else None,
-            )
-            for task in tasks
-        ],
-        ignore_conflicts=True,
-    )
+    rows = [_task(task, rollout, waves[task.wave], now) for task in tasks]
+    bulk.insert_rows(UpgradeTask, rows, ignore_conflicts=True)
     new = UpgradeTask.objects.filter(rollout=rollout, targets=None)
-    stored = {task.gateway_id: task for task in new}
-    bulk.insert(
-        _target(stored[task.gateway.pk], target)
-        for task in tasks
-        if task.gateway.pk in stored
-        for target in task.targets
+    stored = dict(new.values_list("gateway_id", "pk"))
+    bulk.insert_rows(
+        UpgradeTarget,
+        [
+            _target(stored[task.gateway.pk], target)
+            for task in tasks
+            if task.gateway.pk in stored
+            for target in task.targets
+        ],
     )
-    bulk.insert(_created(task, now, user, text) for task in stored.values())
+    line = {"kind": TaskEvent.Kind.STATUS, "at": now, "to_status": TaskStatus.PENDING}
+    line |= {"actor_id": user.pk if user else None, "text": text}
+    bulk.insert_rows(TaskEvent, [line | {"task_id": pk} for pk in stored.values()])
     return stored
+
+
+def _task(planned: PlannedTask, rollout: Rollout, wave: Wave, now: dt.datetime) -> bulk.Row:
+    starts = planned.wave == 1 or wave.opened_at
+    return {
+        "rollout_id": rollout.pk,
+        "wave_id": wave.pk,
+        "gateway_id": planned.gateway.pk,
+        "organization_id": planned.gateway.organization_id,
+        "bid": new_bid(),
+        "status_at": now,
+        "not_before": course.scattered(rollout, now) if starts else None,
+    }
 
 
 def _waves(rollout: Rollout, planned: Plan, opened_at: dt.datetime | None) -> dict[int, Wave]:
@@ -185,23 +190,12 @@ def _waves(rollout: Rollout, planned: Plan, opened_at: dt.datetime | None) -> di
     return {wave.number: wave for wave in Wave.objects.filter(rollout=rollout)}
 
 
-def _target(task: UpgradeTask, planned: PlannedTarget) -> UpgradeTarget:
-    return UpgradeTarget(
-        task=task,
-        device=planned.device,
-        package=planned.package,
-        upgrade_type=planned.upgrade_type,
-        from_version=planned.device.firmware_version,
-        to_version=planned.package.version,
-    )
-
-
-def _created(task: UpgradeTask, now: dt.datetime, user: User | None, text: str) -> TaskEvent:
-    return TaskEvent(
-        task=task,
-        at=now,
-        kind=TaskEvent.Kind.STATUS,
-        to_status=TaskStatus.PENDING,
-        actor=user,
-        text=text,
-    )
+def _target(task: int, planned: PlannedTarget) -> bulk.Row:
+    return {
+        "task_id": task,
+        "device_id": planned.device.pk,
+        "package_id": planned.package.pk,
+        "upgrade_type": planned.upgrade_type,
+        "from_version": planned.device.firmware_version,
+        "to_version": planned.package.version,
+    }

@@ -174,10 +174,9 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     excluded = [Excluded(a.device, a.exclusion) for a in answers if a.exclusion]
     by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
     for answer in answers:
-        gateway = needs.gateway_of(answer.device)
         is_wanted = options.need in {"", answer.need}
-        if answer.exclusion is None and gateway and is_wanted:
-            by_gateway[gateway.pk].append(answer)
+        if answer.exclusion is None and answer.gateway and is_wanted:
+            by_gateway[answer.gateway.pk].append(answer)
     tasks = [planned(found) for found in by_gateway.values()]
     concerned = {task.gateway.organization_id for task in tasks} - {None}
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
@@ -209,7 +208,7 @@ def _refuse_crowds(devices: QuerySet[Device]) -> None:
 def planned(answers: Sequence[Answer]) -> PlannedTask:
     """One task for a dock and its aircraft; the aircraft comes first, as docks are told to do it."""
     ordered = sorted(answers, key=lambda answer: answer.device.is_dock)
-    gateway = needs.gateway_of(ordered[0].device)
+    gateway = ordered[0].gateway
     targets = [PlannedTarget(a.device, a.upgrade_type, a.package) for a in ordered if a.package]
     reasons = {reason.code: reason for answer in ordered for reason in answer.blockers}
     if gateway is None:

@@ -2,14 +2,14 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db.models import QuerySet
 
 from fleet import versions
-from fleet.models import Device, DeviceModel, Site
+from fleet.models import Device
 from mqtt_bridge import bulk
 from ota import live, needs
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
@@ -77,7 +77,9 @@ def _read(waiting: QuerySet[UpgradeTask]) -> list[Case]:
     rollouts = Rollout.objects.in_bulk({task.rollout_id for task in tasks.values()})
     library = FirmwarePackage.objects.prefetch_related("models")
     packages = library.in_bulk({target.package_id for target in targets})
-    devices = _devices({t.gateway_id for t in tasks.values()} | {t.device_id for t in targets})
+    concerned = {t.gateway_id for t in tasks.values()} | {t.device_id for t in targets}
+    found = Device.together(Device.objects.filter(pk__among=concerned))
+    devices = {device.pk: device for device in found}
     of_task: defaultdict[int, list[UpgradeTarget]] = defaultdict(list)
     for target in targets:
         target.package, target.device = packages[target.package_id], devices[target.device_id]
@@ -85,21 +87,6 @@ def _read(waiting: QuerySet[UpgradeTask]) -> list[Case]:
     for task in tasks.values():
         task.rollout, task.gateway = rollouts[task.rollout_id], devices[task.gateway_id]
     return [Case(task, of_task[task.pk]) for task in tasks.values()]
-
-
-def _devices(pks: Collection[int]) -> dict[int, Device]:
-    """Devices by key, with their model, their site and the dock that they belong to."""
-    found = {device.pk: device for device in Device.objects.filter(pk__among=pks)}
-    docks = {device.gateway_id for device in found.values() if device.gateway_id} - found.keys()
-    if docks:
-        found |= {device.pk: device for device in Device.objects.filter(pk__among=docks)}
-    models = DeviceModel.objects.in_bulk({d.model_id for d in found.values() if d.model_id})
-    sites = Site.objects.in_bulk({d.site_id for d in found.values() if d.site_id})
-    for device in found.values():
-        device.model = models.get(device.model_id or 0)
-        device.site = sites.get(device.site_id or 0)
-        device.gateway = found.get(device.gateway_id or 0)
-    return found
 
 
 _COLUMNS = ("checked_at", "due_at", "waits_for", "is_ready", "is_absent", "ready_at")

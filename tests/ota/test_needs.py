@@ -321,7 +321,7 @@ def test_the_answer_for_many_takes_as_many_queries_as_for_few(
     organization = make_organization()
     for _ in range(number):
         make_aircraft(make_dock("10.01.1000", organization=organization))
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(9):
         needs.assess(Device.objects.all(), timezone.now())
 
 
