@@ -311,8 +311,9 @@ def slow_peers(place: Place) -> Iterator[Result]:
     names = {
         "orm": ("a read and a save each", ">= 40 x"),
         "group": ("and a group_send", ">= 120 x"),
+        "mqttasgi": ("the same with mqttasgi", ""),
     }
-    found: dict[str, list[Drained]] = {"ours": [], "orm": [], "group": []}
+    found: dict[str, list[Drained]] = {name: [] for name in ("ours", *names)}
     for _ in range(place.size.rounds):
         for name in names:
             found[name].append(place.peer(name, few, 1))

@@ -1,52 +1,70 @@
 """What people write instead of the bridge, each in a process of its own: ``python -m benchmarks.peers NAME …``.
 
 ``bare`` throws messages away; ``orm`` reads and saves one row a message; ``group`` also tells the
-browsers of each message. Prints how many messages it took in how many seconds.
+browsers of each message; ``mqttasgi`` is the package of that name, whose consumer does the same.
+Prints how many messages it took in how many seconds.
 """
 
+import asyncio
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+Take = Callable[[Any], None]  # a message with topic and payload
 
-def drain(
-    url: str, client_id: str, count: int, take: Callable[[MQTTMessage], None]
-) -> dict[str, float]:
-    """Takes so many messages out of the session; tells how long, and the processor's part of it, s."""
+
+class Watch:
+    """Tells how long so many messages took, and the processor's part of it, s."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, 0
+        self._began = self._ended = (0.0, 0.0)
+
+    def begin(self) -> None:
+        """Before each message; the first one counts."""
+        if not self.taken:
+            self._began = time.monotonic(), time.process_time()
+
+    def end(self) -> bool:
+        """After each; whether it was the last."""
+        self.taken += 1
+        self._ended = time.monotonic(), time.process_time()
+        return self.taken == self.count
+
+    def told(self) -> dict[str, float]:
+        seconds, cpu = (end - start for start, end in zip(self._began, self._ended, strict=True))
+        return {"messages": self.count, "seconds": seconds, "cpu": cpu}
+
+
+def drain(url: str, client_id: str, watch: Watch, take: Take) -> None:
+    """Takes the messages out of the session."""
     client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False)
-    times: list[tuple[float, float]] = []
-    taken = 0
 
     def on_message(_: Client, __: Any, message: MQTTMessage) -> None:
-        nonlocal taken
-        if not taken:
-            times.append((time.monotonic(), time.process_time()))
+        watch.begin()
         take(message)
-        taken += 1
-        if taken == count:
-            times.append((time.monotonic(), time.process_time()))
+        if watch.end():
             client.disconnect()
 
     client.on_message = on_message
     parts = urlsplit(url)
     client.connect(str(parts.hostname), parts.port or 1883)
     client.loop_forever()
-    (began, cpu), (ended, used) = times
-    return {"messages": count, "seconds": ended - began, "cpu": used - cpu}
 
 
-def bare() -> Callable[[MQTTMessage], None]:
+def bare() -> Take:
     return lambda _: None
 
 
-def orm() -> Callable[[MQTTMessage], None]:
+def orm() -> Take:
     """As most write it: one query for the row, one for the change."""
     _set_django_up()
     from django.utils import timezone
@@ -68,7 +86,7 @@ def orm() -> Callable[[MQTTMessage], None]:
     return take
 
 
-def group() -> Callable[[MQTTMessage], None]:
+def group() -> Take:
     save = orm()
     from asgiref.sync import async_to_sync
     from channels.layers import get_channel_layer
@@ -80,6 +98,34 @@ def group() -> Callable[[MQTTMessage], None]:
         async_to_sync(layer.group_send)("rollout", {"type": "progress", "topic": message.topic})
 
     return take
+
+
+def mqttasgi(url: str, client_id: str, watch: Watch) -> None:
+    save = orm()
+    from channels.db import database_sync_to_async
+    from mqttasgi.consumers import MqttConsumer  # type: ignore[import-untyped]
+    from mqttasgi.server import Server  # type: ignore[import-untyped]
+
+    from mqtt_bridge import topics
+
+    class Consumer(MqttConsumer):  # type: ignore[misc]  # untyped
+        async def connect(self) -> None:
+            for name, qos in topics.subscriptions():
+                await self.subscribe(name, qos)
+
+        async def receive(self, mqtt_message: dict[str, Any]) -> None:
+            watch.begin()
+            await database_sync_to_async(save)(SimpleNamespace(**mqtt_message))
+            told = {"type": "progress", "topic": mqtt_message["topic"]}
+            await self.channel_layer.group_send("rollout", told)
+            if watch.end():
+                self.end = asyncio.create_task(server.shutdown("the end"))
+
+    parts = urlsplit(url)
+    server = Server(
+        Consumer.as_asgi(), parts.hostname, parts.port, client_id=client_id, clean_session=False
+    )
+    server.run()
 
 
 def _set_django_up() -> None:
@@ -94,7 +140,12 @@ NAMES = {"bare": bare, "orm": orm, "group": group}
 
 def main() -> None:
     name, url, client_id, count = sys.argv[1:]
-    sys.stdout.write(json.dumps(drain(url, client_id, int(count), NAMES[name]())))
+    watch = Watch(int(count))
+    if name == "mqttasgi":
+        mqttasgi(url, client_id, watch)
+    else:
+        drain(url, client_id, watch, NAMES[name]())
+    sys.stdout.write(json.dumps(watch.told()))
 
 
 if __name__ == "__main__":
