@@ -2,13 +2,14 @@
 
 import base64
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 from django.db import models
+
+# The library takes 6 MB of each process, and few ever open a value: it is imported where it is used.
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 
 class SealedField(models.CharField[str, str]):
@@ -29,6 +30,8 @@ def seal(text: str) -> str:
 
 
 def opened(sealed: str) -> str:
+    from cryptography.fernet import InvalidToken
+
     try:
         return _fernet(settings.SECRET_KEY).decrypt(sealed).decode()
     except InvalidToken:
@@ -36,7 +39,11 @@ def opened(sealed: str) -> str:
 
 
 @functools.cache
-def _fernet(secret_key: str) -> Fernet:
+def _fernet(secret_key: str) -> "Fernet":
+    from cryptography.fernet import Fernet
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     key = HKDF(SHA256(), 32, salt=None, info=b"fleet-ota sealed columns").derive(
         secret_key.encode()
     )
