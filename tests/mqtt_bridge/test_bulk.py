@@ -98,3 +98,10 @@ def test_a_guard_over_values_that_no_row_names_still_holds() -> None:
     pk = TaskEvent.objects.get().pk
     bulk.update(TaskEvent, ("text", "step"), {pk: {"text": "new"}}, "v.step IS NOT NULL")
     assert TaskEvent.objects.get().text == "one"
+
+
+def test_no_connection_has_postgresql_translate_questions_to_machine_code() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW jit")
+            assert cursor.fetchone() == ("off",)
