@@ -11,6 +11,7 @@ from pytest_django import Settings
 
 from demo import ports
 from fleet.models import Device, DeviceModel, Organization, Site
+from mqtt_bridge import bulk
 from ota import tasks
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
@@ -53,6 +54,8 @@ def make_many(number: int) -> None:
         UpgradeTarget(task=task, device_id=task.gateway_id, upgrade_type="regular", **wanted)
         for task in UpgradeTask.objects.all()
     )
+    # What PostgreSQL last saw may be tables that another test had left empty: it would plan for minutes.
+    bulk.refresh_statistics(Device, UpgradeTask, UpgradeTarget)
 
 
 def _dock(number: int, organization: Organization, model: DeviceModel, site: Site) -> Device:
