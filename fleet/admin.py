@@ -196,6 +196,15 @@ class DeviceAdmin(ModelAdmin[Device]):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
         return PagedChangeList
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
+    ) -> tuple[QuerySet[Device], bool]:
+        """Whoever pastes a whole serial number wants that device, which is found without reading all."""
+        one = queryset.filter(sn=search_term.strip())
+        if search_term and one.exists():
+            return one, False
+        return super().get_search_results(request, queryset, search_term)
+
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Deleting is the last of them, not the first."""
         found: dict[str, Any] = super().get_actions(request)

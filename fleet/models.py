@@ -135,7 +135,13 @@ class DeviceQuerySet(models.QuerySet["Device"]):
         self.update(changed_at=now)
 
     def named(self, text: str) -> Self:
-        """Those whose serial number or callsign has each of the words in it."""
+        """Those whose serial number or callsign has each of the words in it.
+
+        A whole serial number names its device alone, which is found without reading all.
+        """
+        one = self.filter(sn=text.strip())
+        if one.exists():
+            return one
         found = self
         for word in text.split():
             has_word = models.Q(sn__icontains=word) | models.Q(callsign__icontains=word)

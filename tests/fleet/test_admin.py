@@ -1,6 +1,7 @@
 """The console's pages of the fleet: who sees and changes what, and adopting devices."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -57,6 +58,18 @@ def test_the_list_costs_the_same_for_few_and_for_many_devices(
         make_aircraft(make_dock(site=None))
     assert count_queries(operator, LIST, django_assert_max_num_queries) == few
     assert count_queries(operator, f"{LIST}?all=", django_assert_max_num_queries) <= few
+
+
+@pytest.mark.parametrize(
+    ("said", "number"), [("7CTD1", 1), (" 7CTD1 ", 1), ("7CTD", 2), ("7ctd1", 2)]
+)
+def test_a_whole_serial_number_finds_its_device_alone(
+    viewer: Client, said: str, number: int
+) -> None:
+    make_dock(sn="7CTD1")
+    make_dock(sn="7CTD12")
+    shown = context(viewer, f"{LIST}?{urlencode({'q': said})}")["cl"]
+    assert len(shown.result_list) == number
 
 
 def test_the_list_tells_what_a_device_needs_and_what_blocks_it(viewer: Client) -> None:

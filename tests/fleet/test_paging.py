@@ -107,12 +107,17 @@ def test_a_list_of_too_many_tasks_says_so_and_offers_no_order(
     assert "o=1" not in shown
 
 
-@pytest.mark.parametrize("part", ["sn", "callsign", "bid"])
+@pytest.mark.parametrize("part", ["sn", "whole", "callsign", "bid"])
 def test_tasks_are_found_by_their_dock_and_by_their_bid(client: Client, part: str) -> None:
     log_in(client, "Viewers")
     wanted = make_task(make_dock(sn="7CTDMWANTED", callsign="North gate"))
     make_task(make_dock(sn="7CTDMOTHER"))
-    said = {"sn": "mwant", "callsign": "gate north", "bid": wanted.bid.upper()}[part]
+    said = {
+        "sn": "mwant",
+        "whole": wanted.gateway.sn,
+        "callsign": "gate north",
+        "bid": wanted.bid.upper(),
+    }[part]
     shown = context(
         client, f"{reverse('admin:ota_upgradetask_changelist')}?{urlencode({'q': said})}"
     )
