@@ -101,6 +101,7 @@ class SiteAdmin(ModelAdmin[Site]):
     when_empty = "A site is a place with a time zone. Devices are put into one on their own pages."
     form = SiteForm
     list_display = ["name", "organization", "time_zone"]
+    list_per_page = 50
     list_select_related = ["organization"]
     list_filter = [("organization", AutocompleteSelectFilter)]
     list_filter_submit = True
