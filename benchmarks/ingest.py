@@ -147,6 +147,7 @@ class Place:
         wait_for(first.exists)
         before = self.processor(running)
         wait_for(lambda: last.count() == bridges)
+        wait_for(lambda: TaskEvent.objects.count() >= len(messages))  # of the other lane
         ended, cpu = time.time(), self.processor(running) - before
         began: dt.datetime = first.aggregate(at=Min("last_seen_at"))["at"]
         memory = max(machine.memory(one.pid) for one in running)

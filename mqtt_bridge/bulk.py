@@ -26,6 +26,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
 Row = Mapping[str, Any]
+Columns = Mapping[str, Sequence[Any]]
 
 
 class _TimeLoader(Loader):
@@ -78,27 +79,34 @@ def insert_rows(
     The others have their defaults, one value for all. Cheaper than ``insert``: no objects are made.
     """
     if rows:
-        tail = "ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-        _insert(model, _with_defaults(model, rows), tail)
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        insert_columns(model, columns, ignore_conflicts=ignore_conflicts)
 
 
-def insert_new(model: type[models.Model], rows: Sequence[Row], key: str) -> set[Any]:
-    """As ``insert_rows``, those that are not there yet; returns their values of ``key``, a unique field.
+def insert_columns(
+    model: type[models.Model], columns: Columns, *, ignore_conflicts: bool = False
+) -> None:
+    """As ``insert_rows``, with a sequence of values for each field."""
+    tail = "ON CONFLICT DO NOTHING" if ignore_conflicts else ""
+    _run(*_inserting(model, _with_defaults(model, columns), tail))
+
+
+def insert_new(model: type[models.Model], columns: Columns, key: str) -> set[Any]:
+    """As ``insert_columns``, rows that are not there yet; returns their values of ``key``, a unique field.
 
     No two rows may have one key.
     """
-    if not rows:
+    given, field = columns[key], _field(model, key)
+    if not given:
         return set()
-    columns = _with_defaults(model, rows)
-    field, given = _field(model, key), [row[key] for row in rows]
+    found = _with_defaults(model, columns)
     if connection.vendor == "postgresql":
-        tail = f"ON CONFLICT DO NOTHING RETURNING {_quoted(field.column)}"
-        new = {found for (found,) in _insert(model, columns, tail)}
-        return {value for value in given if len(new) == len(rows) or field.to_python(value) in new}
+        new = _insert_new_on_postgres(model, found, field)
+        return set(given) if new is None else {v for v in given if field.to_python(v) in new}
     # SQLite's ``executemany`` returns nothing; only one writes at a time, so a look before will do.
     stored = _stored(field, given)
     known = _known_on_sqlite(model, field, stored)
-    _insert(model, columns, "ON CONFLICT DO NOTHING")
+    _run(*_inserting(model, found, "ON CONFLICT DO NOTHING"))
     return {value for value, key in zip(given, stored, strict=True) if key not in known}
 
 
@@ -167,13 +175,12 @@ def update(
     head = f"UPDATE {_quoted(model._meta.db_table)} AS t SET {_assignments(named)}"
     tail = f"WHERE t.id = v.pk{f' AND ({guard})' if guard else ''}"
     source = [_Column(_quoted("pk"), key, pks), *named]
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            text, values = _arrays(source)
-            cursor.execute(f"{head} FROM ({text}) AS v {tail}", values)
-        else:
-            marks = ", ".join(f"%s AS {column.name}" for column in source)
-            cursor.executemany(f"{head} FROM (SELECT {marks}) AS v {tail}", _by_row(source))
+    if connection.vendor == "postgresql":
+        text, values = _arrays(source)
+        _run(f"{head} FROM ({text}) AS v {tail}", values)
+    else:
+        marks = ", ".join(f"%s AS {column.name}" for column in source)
+        _run(f"{head} FROM (SELECT {marks}) AS v {tail}", _by_row(source))
 
 
 def refresh_statistics(*grown: type[models.Model]) -> None:
@@ -195,33 +202,55 @@ def _insert_objects(objects: Sequence[models.Model], tail: str) -> None:
     model = type(objects[0])
     fields = [field for field in model._meta.local_concrete_fields if not field.primary_key]
     rows = [{f.attname: f.pre_save(one, add=True) for f in fields} for one in objects]
-    _insert(model, _columns(model, [field.attname for field in fields], rows), tail)
+    _run(*_inserting(model, _columns(model, [field.attname for field in fields], rows), tail))
 
 
-def _insert(model: type[models.Model], columns: Sequence[_Column], tail: str) -> list[Any]:
-    """Runs the statement; returns the rows that it returns, which on SQLite are none."""
+def _insert_new_on_postgres(
+    model: type[models.Model], columns: Sequence[_Column], key: "models.Field[Any, Any]"
+) -> set[Any] | None:
+    """The keys of the rows that were new; None for all of them, which is nearly always so."""
+    tail = f"ON CONFLICT DO NOTHING RETURNING {_quoted(key.column)} AS key"
+    statement, values = _inserting(model, columns, tail)
+    new = "CASE WHEN count(*) < %s THEN coalesce(array_agg(key), '{}') END"
+    with connection.cursor() as cursor:
+        asked = f"WITH new AS ({statement}) SELECT {new} FROM new"
+        cursor.execute(asked, [*values, len(columns[0].values)])
+        (found,) = cursor.fetchone()
+    return None if found is None else set(found)
+
+
+def _inserting(
+    model: type[models.Model], columns: Sequence[_Column], tail: str
+) -> tuple[str, list[Any]]:
+    """The statement, and its parameters: all at once, or on SQLite those of each row."""
     names = ", ".join(column.name for column in columns)
     head = f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
+    if connection.vendor == "postgresql":
+        text, values = _arrays(columns)
+        return f"{head} {text} {tail}", values
+    marks = ", ".join(["%s"] * len(columns))
+    return f"{head} VALUES ({marks}) {tail}", _by_row(columns)
+
+
+def _run(statement: str, values: list[Any]) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            text, values = _arrays(columns)
-            cursor.execute(f"{head} {text} {tail}", values)
-            return cursor.fetchall() if "RETURNING" in tail else []
-        marks = ", ".join(["%s"] * len(columns))
-        cursor.executemany(f"{head} VALUES ({marks}) {tail}", _by_row(columns))
-        return []
-
-
-def _with_defaults(model: type[models.Model], rows: Sequence[Row]) -> list[_Column]:
-    fields = [field for field in model._meta.local_concrete_fields if not field.primary_key]
-    found = []
-    for field in fields:
-        if field.attname in rows[0]:
-            values = [row[field.attname] for row in rows]
+            cursor.execute(statement, values)
         else:
-            values = [field.get_default()] * len(rows)
-        found.append(_Column(_quoted(field.column), field, _stored(field, values)))
-    return found
+            cursor.executemany(statement, values)
+
+
+def _with_defaults(model: type[models.Model], given: Columns) -> list[_Column]:
+    fields = [field for field in model._meta.local_concrete_fields if not field.primary_key]
+    number = len(next(iter(given.values())))
+    return [
+        _Column(
+            _quoted(field.column),
+            field,
+            _stored(field, given.get(field.attname) or [field.get_default()] * number),
+        )
+        for field in fields
+    ]
 
 
 def _known_on_sqlite(

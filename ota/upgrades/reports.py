@@ -44,6 +44,8 @@ Matched = tuple[Message[Report], Standing]
 # What docks say; the empty one is a missing one.
 _STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
 _ENDS = {str(status): status for status in (*states.UNSUCCESSFUL, TaskStatus.CANCELED)}
+_SAID_AT_THE_END = {*_ENDS, str(TaskStatus.OK)}
+_GIVEN_UP = states.TERMINAL - {TaskStatus.OK}
 
 
 class Move(NamedTuple):
@@ -173,7 +175,7 @@ def _newer(task: Standing, found: Reports) -> Reports:
 
 
 def _is_end(message: Message[Report]) -> bool:
-    return message.data.status in {*_ENDS, TaskStatus.OK}
+    return message.data.status in _SAID_AT_THE_END
 
 
 def _columns(
@@ -185,7 +187,7 @@ def _columns(
         "step": data.step or None,
         "rate": data.rate,
         "result": data.result,
-        "message": (errors.advice(data.result) or "")[:500],
+        "message": _advice(data.result),
         "progress_at": message.at,
         "progress_seen_at": now,
         "replied_at": task.replied_at or now,
@@ -324,15 +326,16 @@ def _without_repeats(
 
 def _is_revenant(message: Message[Report], task: Standing) -> bool:
     """A dock goes on with a command that we had given up: nothing else may be sent to it now."""
-    given_up = task.status in states.TERMINAL - {TaskStatus.OK} and task.finished_at
+    given_up = task.status in _GIVEN_UP and task.finished_at
     is_new = task.progress_at is None or message.at > task.progress_at
     return bool(given_up and message.received_at > given_up and is_new and not _is_end(message))
 
 
-def _write_history(found: Iterable[tuple[Message[Report], UpgradeTask]]) -> None:
+def _write_history(found: Sequence[tuple[Message[Report], UpgradeTask]]) -> None:
     """A line for each reply; a repeated delivery has the same key and adds none."""
-    lines = (TaskEvent(**_line(message, task.pk)) for message, task in found)
-    bulk.insert(lines, ignore_conflicts=True)
+    if found:
+        lines = _lines(found, TaskEvent.Kind.REPLY, [message.digest for message, _ in found])
+        bulk.insert_columns(TaskEvent, lines, ignore_conflicts=True)
 
 
 def _write_progress(found: Sequence[Matched]) -> list[Matched]:
@@ -340,12 +343,10 @@ def _write_progress(found: Sequence[Matched]) -> list[Matched]:
 
     A failure that comes twice must not end two attempts.
     """
-    lines = [_line(message, task.pk) for message, task in found]
-    once = {line["key"]: (line, pair) for line, pair in zip(lines, found, strict=True)}
-    new = bulk.insert_new(TaskEvent, [line for line, _ in once.values()], "key")
-    if len(new) == len(found):
-        return list(found)
-    return [pair for key, (_, pair) in once.items() if key in new]
+    once = {pair[0].digest: pair for pair in found}
+    keys, pairs = list(once), list(once.values())
+    new = bulk.insert_new(TaskEvent, _lines(pairs, TaskEvent.Kind.PROGRESS, keys), "key")
+    return [pair for key, pair in once.items() if key in new]
 
 
 def _mark_late(messages: Reports) -> None:
@@ -355,24 +356,34 @@ def _mark_late(messages: Reports) -> None:
         TaskEvent.objects.filter(key__in=keys).update(is_late=True)
 
 
-def _line(message: Message[Report], task_id: int) -> dict[str, Any]:
-    is_reply = message.kind == "services_reply"
-    data = message.data
+def _lines(
+    found: Sequence[tuple[Message[Report], Standing | UpgradeTask]],
+    kind: TaskEvent.Kind,
+    keys: Sequence[str],
+) -> bulk.Columns:
+    """What the history says of each message; in columns, as it is written."""
+    messages = [message for message, _ in found]
+    told = [message.data for message in messages]
+    advice = {result: _advice(result) for result in {data.result for data in told}}
     return {
-        "task_id": task_id,
-        "at": message.received_at,
-        "kind": TaskEvent.Kind.REPLY if is_reply else TaskEvent.Kind.PROGRESS,
-        "key": message.digest,
-        "reported_at": message.at,
-        "tid": message.tid,
-        "bid": message.bid,
-        "device_status": data.status,
-        "percent": data.percent,
-        "step": data.step,
-        "rate": data.rate,
-        "result": data.result,
-        "text": (errors.advice(data.result) or "")[:500],
+        "task_id": [task.pk for _, task in found],
+        "at": [message.received_at for message in messages],
+        "kind": [kind] * len(found),
+        "key": keys,
+        "reported_at": [message.at for message in messages],
+        "tid": [message.tid for message in messages],
+        "bid": [message.bid for message in messages],
+        "device_status": [data.status for data in told],
+        "percent": [data.percent for data in told],
+        "step": [data.step for data in told],
+        "rate": [data.rate for data in told],
+        "result": [data.result for data in told],
+        "text": [advice[data.result] for data in told],
     }
+
+
+def _advice(result: int | None) -> str:
+    return (errors.advice(result) or "")[:500]
 
 
 def record_foreign(messages: Reports, now: dt.datetime) -> None:

@@ -34,13 +34,18 @@ def rows(texts: list[str], **fields: Any) -> list[dict[str, Any]]:
     return [common | {"key": uuid.uuid4().hex, "text": text} for text in texts]
 
 
+def insert_new(rows: list[dict[str, Any]]) -> set[Any]:
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ("key",))}
+    return bulk.insert_new(TaskEvent, columns, "key")
+
+
 def test_texts_come_back_as_they_were() -> None:
-    bulk.insert_new(TaskEvent, rows(TEXTS), "key")
+    insert_new(rows(TEXTS))
     assert list(TaskEvent.objects.order_by("pk").values_list("text", flat=True)) == TEXTS
 
 
 def test_what_rows_do_not_name_has_its_default() -> None:
-    bulk.insert_new(TaskEvent, rows(["one", "two"]), "key")
+    insert_new(rows(["one", "two"]))
     event = TaskEvent.objects.earliest("pk")
     assert (event.at, event.percent, event.actor) == (NOW, None, None)
     assert (event.is_late, event.tid) == (False, "")
@@ -48,9 +53,10 @@ def test_what_rows_do_not_name_has_its_default() -> None:
 
 def test_only_new_rows_are_told_and_others_stay_as_they_are() -> None:
     first, second, third = rows(["first", "second", "third"])
-    assert bulk.insert_new(TaskEvent, [first, second], "key") == {first["key"], second["key"]}
+    assert insert_new([first, second]) == {first["key"], second["key"]}
     again = [second | {"text": "changed"}, third]
-    assert bulk.insert_new(TaskEvent, again, "key") == {third["key"]}
+    assert insert_new(again) == {third["key"]}
+    assert insert_new([first, second]) == set()
     texts = TaskEvent.objects.order_by("pk").values_list("text", flat=True)
     assert list(texts) == ["first", "second", "third"]
 
@@ -62,7 +68,7 @@ def test_times_and_keys_are_stored_as_django_stores_them(
 ) -> None:
     at = NOW.replace(microsecond=microsecond).astimezone(zone)
     (row,) = rows(["ours"], at=at, reported_at=None)
-    bulk.insert_new(TaskEvent, [row], "key")
+    insert_new([row])
     TaskEvent.objects.create(**row | {"text": "Django's", "key": uuid.uuid4()})
     raw = "SELECT at, reported_at, length(CAST(key AS text)) FROM ota_taskevent"
     with connection.cursor() as cursor:
@@ -74,7 +80,7 @@ def test_times_and_keys_are_stored_as_django_stores_them(
 
 def test_nothing_costs_nothing() -> None:
     with CaptureQueriesContext(connection) as queries:
-        assert bulk.insert_new(TaskEvent, [], "key") == set()
+        assert insert_new([]) == set()
         bulk.update(TaskEvent, ("text",), {})
         bulk.update(TaskEvent, ("text",), {}, "t.text = ''")
         bulk.update(TaskEvent, ("text",), {1: {"text": None}})
@@ -82,7 +88,7 @@ def test_nothing_costs_nothing() -> None:
 
 
 def test_an_update_sets_what_a_row_names_and_nothing_else() -> None:
-    bulk.insert_new(TaskEvent, rows(["one", "two"], percent=5), "key")
+    insert_new(rows(["one", "two"], percent=5))
     one, two = TaskEvent.objects.order_by("pk")
     changes: dict[int, dict[str, Any]] = {
         one.pk: {"text": 'a "new", {text}'},
@@ -94,7 +100,7 @@ def test_an_update_sets_what_a_row_names_and_nothing_else() -> None:
 
 
 def test_a_guard_over_values_that_no_row_names_still_holds() -> None:
-    bulk.insert_new(TaskEvent, rows(["one"], percent=5), "key")
+    insert_new(rows(["one"], percent=5))
     pk = TaskEvent.objects.get().pk
     bulk.update(TaskEvent, ("text", "step"), {pk: {"text": "new"}}, "v.step IS NOT NULL")
     assert TaskEvent.objects.get().text == "one"
