@@ -8,6 +8,8 @@ from celery.signals import celeryd_init, setup_logging, worker_before_create_pro
 from mqtt_bridge import garbage
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Celery would run the checks, throw away what they find, and keep the console's pages that they load.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
 
 app = Celery("fleet-ota")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,13 +1,30 @@
 """The Celery application, in real workers."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from tests.processes import Processes
-
-pytestmark = pytest.mark.services
+from tests.processes import ROOT, Processes
 
 
+@pytest.mark.services
 def test_workers_do_not_look_for_each_other(processes: Processes) -> None:
     first, second = processes.worker(), processes.worker()
     assert "ready." in second.output
     assert "mingle" not in first.output + second.output
+
+
+def test_a_worker_does_without_the_console() -> None:
+    code = (
+        "import sys; from config.celery import app; app.loader.init_worker(); print(*sys.modules)"
+    )
+    environment = {name: v for name, v in os.environ.items() if name != "CELERY_SKIP_CHECKS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment | {"SECRET_KEY": "x"},
+        text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "ota.upgrades.issue" in loaded
+    assert not loaded & {"config.urls", "ota.admin", "markdown_it"}
