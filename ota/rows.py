@@ -1,10 +1,10 @@
 """What a browser shows of a rollout: its counts, and its tasks as rows in words."""
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils import timezone
@@ -126,9 +126,7 @@ def full(rollout_id: int, wanted: View) -> State:
         Rollout.DoesNotExist: there is no such rollout.
     """
     overview = _Overview(rollout_id, wanted)
-    rows = overview.rows(overview.tasks())
-    place = {"type": "page", "status": wanted.status, "page": overview.page}
-    return State(place | overview.document() | {"tasks": rows}, tuple(row["id"] for row in rows))
+    return overview.state(overview.keys())
 
 
 def changes(
@@ -138,10 +136,9 @@ def changes(
     overview = _Overview(rollout_id, wanted)
     # Without a filter they stay the same, but for what is planned again.
     may_differ = wanted.status or not changed.issubset(shown)
-    if may_differ and shown != tuple(overview.tasks().values_list("pk", flat=True)):
-        return full(rollout_id, wanted)
-    concerned = changed.intersection(shown)
-    rows = overview.rows(UpgradeTask.objects.filter(pk__in=concerned)) if concerned else []
+    if may_differ and shown != (now := overview.keys()):
+        return overview.state(now)
+    rows = overview.rows(changed.intersection(shown))
     return State({"type": "changes"} | overview.document() | {"tasks": rows}, shown)
 
 
@@ -154,6 +151,11 @@ class _Overview:
         self.wanted = wanted
         self.pages = max(1, -(-total(self.counts, wanted.statuses) // PAGE))
         self.page = min(wanted.page, self.pages)
+
+    def state(self, keys: tuple[int, ...]) -> State:
+        """All of the view, whose tasks have these keys."""
+        place = {"type": "page", "status": self.wanted.status, "page": self.page}
+        return State(place | self.document() | {"tasks": self.rows(keys)}, keys)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -176,17 +178,23 @@ class _Overview:
         attention = self.rollout.tasks.needing_attention().count()
         return f"{self.rollout.status} {newest} {attention}"
 
-    def tasks(self) -> QuerySet[UpgradeTask]:
-        """The page's tasks in the order in which they are issued."""
-        found = self.rollout.tasks.order_by("pk")
+    def keys(self) -> tuple[int, ...]:
+        """Those of the page's tasks, in the order in which they are issued.
+
+        On their own, because what tasks refer to would be read for all pages before as well.
+        """
+        found = self.rollout.tasks.order_by("pk").values_list("pk", flat=True)
         if self.wanted.task:
-            return found.filter(pk=self.wanted.task)
+            return tuple(found.filter(pk=self.wanted.task))
         if self.wanted.status:
             found = found.filter(status__in=self.wanted.statuses)
-        return found[(self.page - 1) * PAGE : self.page * PAGE]
+        return tuple(found[(self.page - 1) * PAGE : self.page * PAGE])
 
-    def rows(self, tasks: QuerySet[UpgradeTask]) -> list[Row]:
-        found = tasks.select_related("gateway", "wave")
+    def rows(self, keys: Collection[int]) -> list[Row]:
+        if not keys:
+            return []
+        found = UpgradeTask.objects.filter(pk__in=keys).order_by("pk")
+        found = found.select_related("gateway", "wave")
         found = found.prefetch_related("targets__device", "downloads__package")
         return in_words(list(found), self.rollout)
 
