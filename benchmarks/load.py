@@ -41,7 +41,10 @@ def subscribe(url: str, client_id: str, filters: Iterable[tuple[str, int]]) -> N
 
 
 def forget(url: str, client_id: str) -> None:
-    """Ends the session: a broker goes on dealing messages of a shared subscription to absent ones."""
+    """Ends the session: a broker goes on keeping messages for who is absent, and dealing shared ones out.
+
+    Copies of each message of all later rounds would be a load of their own.
+    """
     with _connect(url, client_id, clean=True) as line:
         line.sendall(b"\xe0\0")
 
