@@ -70,32 +70,55 @@ _COLUMNS = (
 Changes = dict[str, Any]
 Facts = dict[str, Any]
 
-REPEATED_EVERY = dt.timedelta(seconds=10)
+REPEATED_EVERY = dt.timedelta(seconds=5)
 
 
 def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     """Keeps what the messages say about their senders; six queries at most, whatever their number."""
-    reports = _merged(messages)
+    said = [_Said(one, _facts(one.data), _firmware(one.data)) for one in messages]
+    reports = _merged(said)
     # Two bridges must not overtake each other between look and write where order matters.
     is_ordered = any(report.firmware for report in reports.values())
-    devices = known(reports, lock=is_ordered)
+    devices = _stored(reports.keys(), lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
-    transaction.on_commit(lambda: _remember(messages, held))
+    transaction.on_commit(lambda: _remember(said, held))
     bulk.update(Device, _COLUMNS, {pk: row for pk, row in changes.items() if row})
     changed = [d.gateway_id for d in devices if d.gateway_id and "changed_at" in changes[d.pk]]
     if changed:
         Device.objects.filter(pk__in=changed).update(changed_at=now)
 
 
-def known(sns: Collection[str], *, lock: bool = False) -> list[Device]:
-    """The devices of these serial numbers; an unknown one is made, unclaimed."""
+# What is compared and may be written. Rows, because objects of all columns cost three times as much.
+_READ = ("pk", "sn", "gateway_id", *_COLUMNS)
+
+
+def _stored(sns: Collection[str], *, lock: bool) -> list[Any]:
+    """The devices of these serial numbers as rows; an unknown one is made, unclaimed."""
+    found = _rows(sns, lock=lock)
+    if missing := set(sns) - {device.sn for device in found}:
+        _make(missing)
+        found += _rows(missing, lock=lock)
+    return found
+
+
+def _rows(sns: Collection[str], *, lock: bool) -> list[Any]:
     found = Device.objects.filter(sn__in=bulk.among(sns)).order_by("pk")
-    devices = list(found.select_for_update() if lock else found)
+    chosen = found.select_for_update() if lock else found
+    return list(chosen.values_list(*_READ, named=True))
+
+
+def known(sns: Collection[str]) -> list[Device]:
+    """The devices of these serial numbers; an unknown one is made, unclaimed."""
+    devices = list(Device.objects.filter(sn__in=bulk.among(sns)).order_by("pk"))
     if missing := set(sns) - {device.sn for device in devices}:
-        Device.objects.bulk_create([Device(sn=sn) for sn in sorted(missing)], ignore_conflicts=True)
+        _make(missing)
         devices += Device.objects.filter(sn__in=missing)
     return devices
+
+
+def _make(sns: Collection[str]) -> None:
+    Device.objects.bulk_create([Device(sn=sn) for sn in sorted(sns)], ignore_conflicts=True)
 
 
 def mark_silent(now: dt.datetime) -> int:
@@ -129,12 +152,12 @@ def _every() -> dt.timedelta:
     return dt.timedelta(seconds=min(10.0, settings.OFFLINE_AFTER / 6))
 
 
-def heard(device: Device, at: dt.datetime, now: dt.datetime) -> Changes:
+def heard(device: Any, at: dt.datetime, now: dt.datetime) -> Changes:
     """What hearing of a device at ``at`` changes: its presence, and now and then when it was seen."""
     changes: Changes = {}
     if now - at > _silence():
         return changes  # a late delivery says nothing about now
-    if not device.is_online:
+    if device.presence != Device.Presence.ONLINE:
         changes |= {"presence": Device.Presence.ONLINE, "online_since": now, "changed_at": now}
     if changes or device.last_seen_at is None or at - device.last_seen_at >= _every():
         changes["last_seen_at"] = at
@@ -156,10 +179,19 @@ class Report(NamedTuple):
     firmware: dict[str, Reported]
 
 
+class _Said(NamedTuple):
+    """A message and what it says that we keep."""
+
+    message: Message[Properties]
+    facts: Facts
+    firmware: Facts
+
+
 class _Compared(NamedTuple):
     """What an osd said, and until when (by our clock) it need not be compared again."""
 
     data: Properties
+    told: Facts
     until: dt.datetime
 
 
@@ -183,47 +215,55 @@ def forget(sns: Iterable[str]) -> None:
         compared.pop(sn, None)
 
 
-def _remember(messages: Sequence[Message[Properties]], held: Mapping[str, Facts]) -> None:
+def _remember(said: Iterable[_Said], held: Mapping[str, Facts]) -> None:
     """Notes osd that agrees with what the database holds now; what contradicts it is known no more."""
     if len(compared) > _MOST_COMPARED:
         compared.clear()
     for sn, facts in held.items():
         before = compared.get(sn, ())
-        compared[sn] = [one for one in before if _agrees(_said(one.data), facts)]
-    for message in messages:
-        if message.kind is Kind.OSD and _said(message.data).items() <= held[message.sn].items():
+        compared[sn] = [one for one in before if _agrees(one.told, facts)]
+    for message, facts, firmware in said:
+        told = facts | firmware
+        if message.kind is Kind.OSD and told.items() <= held[message.sn].items():
             others = [one for one in compared[message.sn] if one.data != message.data]
-            # Not all devices of a fleet are to be compared in the same second.
-            until = message.received_at + _every() * random.uniform(0.5, 1)  # noqa: S311
-            compared[message.sn] = [*others, _Compared(message.data, until)][-_MOST_OF_ONE:]
+            new = _Compared(message.data, told, _until(message.received_at, others))
+            compared[message.sn] = [*others, new][-_MOST_OF_ONE:]
 
 
-def _said(data: Properties) -> Facts:
-    return _facts(data) | _firmware(data)
+def _until(now: dt.datetime, others: Sequence[_Compared]) -> dt.datetime:
+    """When all groups of a device are compared anew, together: its row is read once for all of them.
+
+    Not all devices of a fleet are to be compared in the same second.
+    """
+    running = [one.until for one in others if one.until > now]
+    return min(running, default=now + _every() * random.uniform(0.7, 1))  # noqa: S311
 
 
 def _agrees(said: Facts, held: Facts) -> bool:
     return all(held.get(name, value) == value for name, value in said.items())
 
 
-def _held(device: Device, report: Report, changes: Changes) -> Facts:
+def _held(device: Any, report: Report, changes: Changes) -> Facts:
     """What the database holds of that which the device said in this batch."""
     told = report.facts | {name: reported.value for name, reported in report.firmware.items()}
     return {name: changes.get(name, getattr(device, name)) for name in told}
 
 
-def _merged(messages: Sequence[Message[Properties]]) -> dict[str, Report]:
+def _merged(said: Iterable[_Said]) -> dict[str, Report]:
     """By serial number: when last heard, the newest facts, the newest firmware properties."""
     reports: dict[str, Report] = {}
-    for message in sorted(messages, key=lambda message: message.at):
+    silence = _silence()
+    for message, facts, firmware in sorted(said, key=lambda one: one.message.at):
         # The broker keeps no osd for us: whoever sends it lives, whatever its clock says.
         heard_at = message.received_at if message.kind is Kind.OSD else message.at
         report = reports.get(message.sn, Report(heard_at, {}, {}))
-        is_current = message.received_at - heard_at <= _silence()
-        facts = report.facts | (_facts(message.data) if is_current else {})
-        told = {name: Reported(value, message) for name, value in _firmware(message.data).items()}
-        firmware = report.firmware | told
-        reports[message.sn] = Report(max(heard_at, report.heard_at), facts, firmware)
+        is_current = message.received_at - heard_at <= silence
+        told = {name: Reported(value, message) for name, value in firmware.items()}
+        reports[message.sn] = Report(
+            max(heard_at, report.heard_at),
+            report.facts | (facts if is_current else {}),
+            report.firmware | told,
+        )
     return reports
 
 
@@ -251,7 +291,7 @@ def _firmware(data: Properties) -> Facts:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _changes(device: Device, report: Report, now: dt.datetime) -> Changes:
+def _changes(device: Any, report: Report, now: dt.datetime) -> Changes:
     changes = {
         name: value for name, value in report.facts.items() if getattr(device, name) != value
     }
@@ -263,11 +303,11 @@ def _changes(device: Device, report: Report, now: dt.datetime) -> Changes:
     return changes | heard(device, report.heard_at, now)
 
 
-def _firmware_change(device: Device, name: str, reported: Reported, now: dt.datetime) -> Changes:
+def _firmware_change(device: Any, name: str, reported: Reported, now: dt.datetime) -> Changes:
     """The property with its times.
 
     A repeated value is written too: a fresh report may be a proof. Older aircraft repeat theirs
-    in each osd; of those one in ten seconds will do.
+    in each osd; of those one that is compared is enough.
     """
     message = reported.message
     last: dt.datetime | None = getattr(device, _ORDERED[name])

@@ -274,6 +274,19 @@ def test_an_osd_that_says_the_same_again_is_not_looked_at() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_all_that_a_device_says_is_compared_anew_together() -> None:
+    dock = make_dock()
+    groups: list[dict[str, Any]] = [{"mode_code": 4}, {"storage": {"total": 100, "used": 10}}]
+    for seconds, group in enumerate(groups):
+        osd(dock.sn, group, seconds)
+    first, second = telemetry.compared[dock.sn]
+    assert first.until == second.until
+    assert osd(dock.sn, groups[0], 10.1) > 0
+    assert osd(dock.sn, groups[1], 10.1) > 0
+    assert osd(dock.sn, groups[1], 12) == 0
+
+
+@pytest.mark.django_db(transaction=True)
 def test_what_others_wrote_meanwhile_is_put_right_within_ten_seconds() -> None:
     dock = make_dock()
     osd(dock.sn, {"mode_code": 4})
