@@ -7,6 +7,7 @@ Nearly all osd says what it said two seconds before. What was compared with the 
 seconds ago is not compared again (``is_known``): it costs reading the message and no more.
 """
 
+import collections
 import datetime as dt
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
+from django.db.models.expressions import RawSQL
 
 from fleet import versions
 from fleet.models import Device
@@ -91,21 +93,25 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
 
 # What is compared and may be written. Rows, because objects of all columns cost three times as much.
 _READ = ("pk", "sn", "gateway_id", *_COLUMNS)
+_Row: Any = collections.namedtuple("_Row", list(_READ))  # type: ignore[misc]  # no literal
 
 
 def _stored(sns: Collection[str], *, lock: bool) -> list[Any]:
     """The devices of these serial numbers as rows; an unknown one is made, unclaimed."""
-    found = _rows(sns, lock=lock)
-    if missing := set(sns) - {device.sn for device in found}:
+    question = _LOCKED if lock else _OPEN
+    rows = question.rows(sns)
+    if missing := set(sns) - {sn for _, sn, *_ in rows}:
         _make(missing)
-        found += _rows(missing, lock=lock)
-    return found
+        rows += question.rows(missing)
+    return [_Row(*row) for row in rows]
 
 
-def _rows(sns: Collection[str], *, lock: bool) -> list[Any]:
-    found = Device.objects.filter(sn__in=bulk.among(sns)).order_by("pk")
-    chosen = found.select_for_update() if lock else found
-    return list(chosen.values_list(*_READ, named=True))
+def _of(sns: RawSQL) -> QuerySet[Device]:
+    return Device.objects.filter(sn__in=sns).order_by("pk")
+
+
+_OPEN = bulk.Question(lambda sns: _of(sns).values_list(*_READ))
+_LOCKED = bulk.Question(lambda sns: _of(sns).select_for_update().values_list(*_READ))
 
 
 def known(sns: Collection[str]) -> list[Device]:

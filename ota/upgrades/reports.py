@@ -283,10 +283,8 @@ def _match(messages: Reports) -> tuple[list[Matched], Reports]:
     The rest belongs to upgrades that are not ours.
     """
     bids = {message.bid for message in messages if message.bid}
-    by_bid = {
-        (task.bid, task.sn): task
-        for task in _standing(UpgradeTask.objects.filter(bid__in=bulk.among(bids), attempt__gt=0))
-    }
+    found = [Standing(*values) for values in _OF_BIDS.rows(bids)]
+    by_bid = {(task.bid, task.sn): task for task in found}
     by_sn = _taken([message for message in messages if (message.bid, message.sn) not in by_bid])
     matched, foreign = [], []
     for message in messages:
@@ -305,14 +303,18 @@ def _taken(messages: Reports) -> dict[str, Standing]:
     taken = UpgradeTask.objects.in_flight().filter(gateway__sn__in={m.sn for m in messages})
     unnamed = {message.sn for message in messages if not message.bid}
     taken = taken.filter(Q(replied_at__isnull=False) | Q(gateway__sn__in=unnamed))
-    return {task.sn: task for task in _standing(taken)}
+    return {task.sn: task for task in (Standing(*values) for values in _standing(taken))}
 
 
-def _standing(tasks: QuerySet[UpgradeTask]) -> list[Standing]:
+def _standing(tasks: QuerySet[UpgradeTask]) -> QuerySet[UpgradeTask, Any]:
     """How the tasks stand, locked: two bridges must not overtake each other between look and write."""
     names = ("pk", "gateway__sn", *Standing._fields[2:])
-    locked = tasks.order_by("pk").select_for_update(of=("self",))
-    return [Standing(*values) for values in locked.values_list(*names)]
+    return tasks.order_by("pk").select_for_update(of=("self",)).values_list(*names)
+
+
+_OF_BIDS = bulk.Question(
+    lambda bids: _standing(UpgradeTask.objects.filter(bid__in=bids, attempt__gt=0))
+)
 
 
 def _without_repeats(
