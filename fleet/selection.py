@@ -54,7 +54,7 @@ class Selection(NamedTuple):
             django.contrib.admin.options.IncorrectLookupParameters: the query fits no list.
         """
         if self.query is None:
-            return model_admin.get_queryset(request).filter(pk__in=self.pks)
+            return model_admin.get_queryset(request).filter(pk__among=self.pks)
         listed = copy.copy(request)
         listed.GET = _without_page(self.query)
         listed.is_choice = True  # type: ignore[attr-defined]  # read by PagedChangeList

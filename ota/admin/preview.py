@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from fleet.models import Device
 from ota import needs, notes, terms
 from ota.models import Rollout, UpgradeTask
-from ota.needs import Need
+from ota.needs import NAMED, Need
 from ota.rollouts import Excluded, Options, Plan, PlannedTarget, PlannedTask, PlannedWave
 from ota.upgrades import hours
 
@@ -157,8 +157,12 @@ def is_downgrade(target: PlannedTarget) -> bool:
 
 def forgotten_aircraft(chosen: QuerySet[Device]) -> int:
     """How many aircraft behind the chosen docks need an upgrade and are not chosen."""
-    pks = chosen.values("pk")
-    aircraft = Device.objects.filter(gateway__in=pks).exclude(pk__in=pks)
+    keys = list(chosen.order_by().values_list("pk", flat=True)[: NAMED + 1])
+    if len(keys) <= NAMED:
+        aircraft = Device.objects.filter(gateway__among=keys).exclude(pk__among=keys)
+    else:
+        pks = chosen.values("pk")
+        aircraft = Device.objects.filter(gateway__in=pks).exclude(pk__in=pks)
     wanting = {Need.REGULAR, Need.CONSISTENCY}
     return sum(c.devices for c in needs.combinations(aircraft) if c.need in wanting)
 

@@ -12,7 +12,7 @@ from ota import outcomes, rows, status, terms
 from ota.models import Rollout
 from ota.rows import PARTS
 
-PAGE = 200  # devices
+PAGE = 100  # devices
 
 
 def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
