@@ -73,6 +73,7 @@ Changes = dict[str, Any]
 Facts = dict[str, Any]
 
 REPEATED_EVERY = dt.timedelta(seconds=5)
+SOONEST = 0.75  # of the time between two looks at a device that always says the same
 
 
 def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
@@ -165,7 +166,8 @@ def heard(device: Any, at: dt.datetime, now: dt.datetime) -> Changes:
         return changes  # a late delivery says nothing about now
     if device.presence != Device.Presence.ONLINE:
         changes |= {"presence": Device.Presence.ONLINE, "online_since": now, "changed_at": now}
-    if changes or device.last_seen_at is None or at - device.last_seen_at >= _every():
+    # Who says the same is looked at a little before its time (``_until``), and by each bridge.
+    if changes or device.last_seen_at is None or at - device.last_seen_at >= _every() * SOONEST:
         changes["last_seen_at"] = at
     return changes
 
@@ -242,7 +244,7 @@ def _until(now: dt.datetime, others: Sequence[_Compared]) -> dt.datetime:
     Not all devices of a fleet are to be compared in the same second.
     """
     running = [one.until for one in others if one.until > now]
-    return min(running, default=now + _every() * random.uniform(0.7, 1))  # noqa: S311
+    return min(running, default=now + _every() * random.uniform(SOONEST, 1))  # noqa: S311
 
 
 def _agrees(said: Facts, held: Facts) -> bool:

@@ -215,7 +215,7 @@ def test_a_dock_whose_clock_is_slow_is_online_as_long_as_it_sends_osd() -> None:
     assert stored(dock.sn).is_online
 
 
-def test_last_seen_is_written_at_most_every_ten_seconds() -> None:
+def test_last_seen_is_not_written_with_each_message() -> None:
     seen = timezone.now() - dt.timedelta(seconds=5)
     dock = make_dock(last_seen_at=seen)
     say(dock.sn, {"mode_code": 0})
@@ -284,6 +284,17 @@ def test_all_that_a_device_says_is_compared_anew_together() -> None:
     assert osd(dock.sn, groups[0], 10.1) > 0
     assert osd(dock.sn, groups[1], 10.1) > 0
     assert osd(dock.sn, groups[1], 12) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_always_says_the_same_was_seen_ten_seconds_ago_at_most() -> None:
+    """Or with its next osd, two seconds later: how long it is silent before it is offline hangs on it."""
+    dock = make_dock()
+    for seconds in range(0, 120, 2):
+        osd(dock.sn, {"mode_code": 4}, seconds)
+        seen = stored(dock.sn).last_seen_at
+        assert seen
+        assert timezone.now() + dt.timedelta(seconds=seconds - 12) < seen
 
 
 @pytest.mark.django_db(transaction=True)
