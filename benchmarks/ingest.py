@@ -382,6 +382,7 @@ def percentiles() -> tuple[float, float]:
 
 def fleet(place: Place) -> Iterator[Result]:
     """Two bridges take the telemetry of all docks and their aircraft, in groups each two seconds."""
+    forget()
     number = place.amounts.fleet
     names = [uuid.uuid4().hex for _ in range(2)]
     bridges = [place.bridge(MQTT_CLIENT_ID=name, MQTT_SHARED_GROUP="fleet") for name in names]
