@@ -5,6 +5,7 @@ again on every page, so it stays true while the fleet changes.
 """
 
 import copy
+import re
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -14,6 +15,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, QueryDict
 
 from fleet.models import Device
+
+_KEY = re.compile(r"[0-9]{1,18}")  # what a database's largest integer holds in any case
 
 
 class Selection(NamedTuple):
@@ -36,7 +39,7 @@ class Selection(NamedTuple):
         if query is not None:
             return cls(query=query)
         parts = params.get("pks", "").split(",")
-        return cls(pks=tuple(int(part) for part in parts if part.isascii() and part.isdigit()))
+        return cls(pks=tuple(int(part) for part in parts if _KEY.fullmatch(part)))
 
     def params(self) -> dict[str, str]:
         if self.query is not None:

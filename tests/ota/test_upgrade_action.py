@@ -184,6 +184,12 @@ def test_the_aircraft_of_chosen_docks_come_along_if_wanted(operator: Client) -> 
     assert preview(operator, f"pks={dock.pk}&with_aircraft=on").devices == 2
 
 
+def test_a_number_that_can_be_no_key_is_ignored(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock(OLDER)
+    assert preview(operator, f"pks={dock.pk},{10**30},{2**63}").devices == 1
+
+
 def test_forgotten_aircraft_are_hinted_at(operator: Client) -> None:
     make_package(NEWER)
     dock = make_dock(OLDER)
