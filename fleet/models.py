@@ -238,7 +238,9 @@ class Device(models.Model):
             models.Index(
                 fields=["model", "firmware_number", "compatible_status", "sn"], name="device_need"
             ),
-            models.Index(fields=["presence", "last_seen_at"], name="device_presence"),
+            # None has what devices say each few seconds: PostgreSQL would write to all indexes each
+            # time. There is one more on PostgreSQL, for searches (migration 0003).
+            models.Index(fields=["presence"], name="device_presence"),
         ]
         permissions = [("adopt_device", "Can adopt unclaimed devices into an organization")]
 

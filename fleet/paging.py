@@ -98,6 +98,19 @@ class PagedChangeList(ChangeList):
     For a request with ``is_choice`` it has no page at all, only the queryset of all its rows.
     """
 
+    @cached_property
+    def _written(self) -> dict[str, str]:
+        return {}
+
+    def get_query_string(
+        self, new_params: dict[str, Any] | None = None, remove: list[str] | None = None
+    ) -> str:
+        """Each written once: the links of all columns are asked for again for each row."""
+        asked = repr((new_params, remove))
+        if asked not in self._written:
+            self._written[asked] = super().get_query_string(new_params, remove)
+        return self._written[asked]
+
     def get_results(self, request: HttpRequest) -> None:
         if getattr(request, "is_choice", False):
             return

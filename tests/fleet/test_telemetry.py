@@ -222,6 +222,15 @@ def test_last_seen_is_not_written_with_each_message() -> None:
     assert stored(dock.sn).last_seen_at == seen
 
 
+def test_no_index_holds_what_devices_say_each_few_seconds() -> None:
+    """PostgreSQL leaves the indexes of a row alone only if none of their columns has changed."""
+    constant = {"model_id", "firmware_number", "compatible_status", "presence", "sn", "callsign"}
+    with connection.cursor() as cursor:
+        found = connection.introspection.get_constraints(cursor, Device._meta.db_table)
+    indexed = {column for one in found.values() if one["index"] for column in one["columns"]}
+    assert indexed - {None} <= constant | {"id", "gateway_id", "organization_id", "site_id"}
+
+
 def test_a_key_that_no_document_names_is_logged_once_and_harms_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
