@@ -4,6 +4,7 @@ Where rows are chosen for an action all of them are counted, because people deci
 Where they are only read, ``BoundedPaginator`` counts up to a bound; behind it one searches or filters instead.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.core.paginator import EmptyPage, Page, Paginator
@@ -103,12 +104,13 @@ class PagedChangeList(ChangeList):
         return {}
 
     def get_query_string(
-        self, new_params: dict[str, Any] | None = None, remove: list[str] | None = None
+        self, new_params: Mapping[str, Any] | None = None, remove: Iterable[str] | None = None
     ) -> str:
         """Each written once: the links of all columns are asked for again for each row."""
-        asked = repr((new_params, remove))
+        new, old = dict(new_params or {}), list(remove or ())
+        asked = repr((new, old))
         if asked not in self._written:
-            self._written[asked] = super().get_query_string(new_params, remove)
+            self._written[asked] = super().get_query_string(new, old)
         return self._written[asked]
 
     def get_results(self, request: HttpRequest) -> None:

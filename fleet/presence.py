@@ -65,7 +65,7 @@ class _Fleet:
         self.now = now
         children = {child.sn for message in messages for child in _children(message)}
         named = known({message.sn for message in messages} | children)
-        behind = Device.objects.filter(gateway_id__in=bulk.among([device.pk for device in named]))
+        behind = Device.objects.filter(gateway__among=[device.pk for device in named])
         # One object for each device, so that a message sees what the one before it changed.
         self.devices = {device.sn: device for device in [*behind, *named]}
         telemetry.forget(self.devices)
@@ -114,7 +114,7 @@ class _Fleet:
             (self._alone, {"gateway": None}),
         ):
             if pks:
-                Device.objects.filter(pk__in=bulk.among(pks)).update(**values)
+                Device.objects.filter(pk__among=pks).update(**values)
         bulk.update(Device, _COLUMNS, self._rows)
 
 

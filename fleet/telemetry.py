@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.db.models.expressions import RawSQL
 
 from fleet import versions
 from fleet.models import Device
 from fleet.properties import Properties
 from mqtt_bridge import bulk
+from mqtt_bridge.among import Question
 from mqtt_bridge.envelope import Message, is_overtaken
 from mqtt_bridge.topics import Kind
 
@@ -107,17 +107,17 @@ def _stored(sns: Collection[str], *, lock: bool) -> list[Any]:
     return [_Row(*row) for row in rows]
 
 
-def _of(sns: RawSQL) -> QuerySet[Device]:
-    return Device.objects.filter(sn__in=sns).order_by("pk")
+def _of(sns: Collection[str]) -> QuerySet[Device]:
+    return Device.objects.filter(sn__among=sns).order_by("pk")
 
 
-_OPEN = bulk.Question(lambda sns: _of(sns).values_list(*_READ))
-_LOCKED = bulk.Question(lambda sns: _of(sns).select_for_update().values_list(*_READ))
+_OPEN = Question(lambda sns: _of(sns).values_list(*_READ))
+_LOCKED = Question(lambda sns: _of(sns).select_for_update().values_list(*_READ))
 
 
 def known(sns: Collection[str]) -> list[Device]:
     """The devices of these serial numbers; an unknown one is made, unclaimed."""
-    devices = list(Device.objects.filter(sn__in=bulk.among(sns)).order_by("pk"))
+    devices = list(_of(sns))
     if missing := set(sns) - {device.sn for device in devices}:
         _make(missing)
         devices += Device.objects.filter(sn__in=missing)

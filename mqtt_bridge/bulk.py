@@ -8,22 +8,22 @@ On PostgreSQL each is one statement over arrays, whatever the number of rows. On
 prepared statement that runs once a row, which inside a transaction is the fastest there.
 
 Columns are what costs, so they are handled as such: one that has the same value in all rows goes
-out once, and on PostgreSQL an array is written as a text by us, because the driver asks for each
-element anew how to write it (five times as long).
+out once.
 """
 
 import datetime as dt
 import functools
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models.expressions import RawSQL
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
+
+from mqtt_bridge import arrays
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Sequence[Any]]
@@ -108,49 +108,6 @@ def insert_new(model: type[models.Model], columns: Columns, key: str) -> set[Any
     known = _known_on_sqlite(model, field, stored)
     _run(*_inserting(model, found, "ON CONFLICT DO NOTHING"))
     return {value for value, key in zip(given, stored, strict=True) if key not in known}
-
-
-def among(values: Iterable[Any]) -> RawSQL:
-    """For ``field__in``: texts or numbers, however many, as one parameter.
-
-    With a parameter each, the driver alone takes 15 us for one.
-    """
-    found = list(values)
-    if connection.vendor == "postgresql":
-        if found and isinstance(found[0], int):
-            return RawSQL("SELECT unnest(%s::bigint[])", [found])
-        return RawSQL("SELECT unnest(%s::text[])", [_texts(found)])
-    return RawSQL("SELECT value FROM json_each(%s)", [json.dumps(found)])
-
-
-class Question:
-    """A ``values_list`` that is asked often, each time among other texts.
-
-    Django writes its SQL anew each time, and takes as long for that as PostgreSQL for a small batch.
-    There it is written once; the values come as the driver reads them.
-
-    Args:
-        about: the queryset for what ``among`` gives.
-    """
-
-    def __init__(self, about: "Callable[[RawSQL], models.QuerySet[Any, Any]]") -> None:
-        self._about = about
-        self._written: tuple[str, Sequence[Any]] | None = None
-
-    def rows(self, texts: Collection[str]) -> list[Any]:
-        """The rows for these texts, in one query."""
-        if connection.vendor != "postgresql":
-            return list(self._about(among(texts)))
-        mark = _texts([_MARK])
-        self._written = self._written or self._about(among([_MARK])).query.sql_with_params()
-        statement, values = self._written
-        given = _texts(list(texts))
-        with connection.cursor() as cursor:
-            cursor.execute(statement, [given if value == mark else value for value in values])
-            return list(cursor.fetchall())
-
-
-_MARK = "?"
 
 
 def add_up(
@@ -351,12 +308,12 @@ def _array(column: _Column) -> Any:
     if isinstance(column.field, models.JSONField):
         return list(values)
     if kinds == {int}:
-        return f"{{{str(values)[1:-1]}}}"
+        return arrays.numbers(values)
+    if kinds == {str}:
+        return arrays.texts(values)
     if kinds == {dt.datetime}:
         return f"{{{','.join(map(str, _written(values, dt.datetime.isoformat)))}}}"
-    if kinds == {str}:
-        return _texts(values)
-    return f"{{{','.join([_element(value) for value in values])}}}"
+    return arrays.mixed(values)
 
 
 def _written(values: Iterable[Any], write: Callable[[Any], str]) -> Iterator[str | None]:
@@ -377,24 +334,6 @@ def _sqlite_time(value: dt.datetime) -> str:
 
 def _sqlite_uuid(value: uuid.UUID | str) -> str:
     return str(value).replace("-", "").lower()
-
-
-def _texts(values: Sequence[str]) -> str:
-    if not values:
-        return "{}"
-    joined = '","'.join(values)
-    if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
-        return f'{{"{joined}"}}'  # the usual case: no text needs an escape
-    return f"{{{','.join([_element(value) for value in values])}}}"
-
-
-def _element(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
 def _assignments(columns: Iterable[_Column]) -> str:

@@ -6,7 +6,6 @@ from django.db.models import Q
 from django.utils import timezone
 
 from fleet.properties import Properties
-from mqtt_bridge import bulk
 from mqtt_bridge.envelope import Message, Reply, result
 from mqtt_bridge.router import on
 from mqtt_bridge.topics import Kind
@@ -21,8 +20,8 @@ from ota.upgrades import proof, reports
 @on(Kind.OSD, data=Properties)
 def reported(messages: Sequence[Message[Properties]]) -> Sequence[Reply]:
     """A report may be the proof of an upgrade; what it says is stored by then."""
-    senders = bulk.among({message.sn for message in messages})
-    concerned = Q(gateway__sn__in=senders) | Q(targets__device__sn__in=senders)
+    senders = {message.sn for message in messages}
+    concerned = Q(gateway__sn__among=senders) | Q(targets__device__sn__among=senders)
     in_flight = UpgradeTask.objects.in_flight().filter(concerned)
     proof.confirm(UpgradeTask.objects.filter(pk__in=in_flight.values("pk")), timezone.now())
     return ()

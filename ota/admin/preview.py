@@ -120,7 +120,8 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
 def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
     """When the first command may go, in words; empty if at once."""
     policy = {name: plan.policy[name] for name in ("windows", "expected_minutes")}
-    first = {task.gateway.site_id: task.gateway for task in plan.tasks if task.wave == 1}
+    # Of all docks with one clock one will do.
+    first = {hours.clock(dock): dock for dock in (t.gateway for t in plan.tasks if t.wave == 1)}
     tasks = [UpgradeTask(rollout=Rollout(**policy), gateway=dock) for dock in first.values()]
     opens = [(hours.opening(task, starts_at) or starts_at, task) for task in tasks]
     if not opens:

@@ -73,9 +73,18 @@ def zone_of(task: UpgradeTask) -> zoneinfo.ZoneInfo | None:
     return _zone(task.gateway.site)
 
 
+def clock(dock: Device) -> str:
+    """The name of the time zone that a dock's hours follow, whether it is known or not."""
+    return _clock(dock.site)
+
+
+def _clock(site: Site | None) -> str:
+    return site.time_zone if site else settings.TIME_ZONE
+
+
 def _zone(site: Site | None) -> zoneinfo.ZoneInfo | None:
     try:
-        return zoneinfo.ZoneInfo(site.time_zone if site else settings.TIME_ZONE)
+        return zoneinfo.ZoneInfo(_clock(site))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return None
 

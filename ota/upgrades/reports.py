@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 
 from fleet.models import Device
 from mqtt_bridge import bulk, metrics
+from mqtt_bridge.among import Question
 from mqtt_bridge.envelope import Message, is_overtaken
 from ota import errors, live, states
 from ota.messages import Report
@@ -312,8 +313,8 @@ def _standing(tasks: QuerySet[UpgradeTask]) -> QuerySet[UpgradeTask, Any]:
     return tasks.order_by("pk").select_for_update(of=("self",)).values_list(*names)
 
 
-_OF_BIDS = bulk.Question(
-    lambda bids: _standing(UpgradeTask.objects.filter(bid__in=bids, attempt__gt=0))
+_OF_BIDS = Question(
+    lambda bids: _standing(UpgradeTask.objects.filter(bid__among=bids, attempt__gt=0))
 )
 
 

@@ -106,18 +106,6 @@ def test_a_guard_over_values_that_no_row_names_still_holds() -> None:
     assert TaskEvent.objects.get().text == "one"
 
 
-@pytest.mark.parametrize("texts", [["one"], ["?", 'a "quoted" word'], [], ["two", "back\\slash"]])
-def test_a_question_is_answered_for_the_texts_that_it_is_asked_with(texts: list[str]) -> None:
-    insert_new(rows(["one", "two", "?", 'a "quoted" word', "back\\slash"]))
-    question = bulk.Question(
-        lambda found: TaskEvent.objects.filter(text__in=found).order_by("pk").values_list("text")
-    )
-    assert question.rows(["two"]) == [("two",)]
-    with CaptureQueriesContext(connection) as queries:
-        assert sorted(question.rows(texts)) == sorted((text,) for text in texts)
-    assert len(queries) == 1
-
-
 def test_no_connection_has_postgresql_translate_questions_to_machine_code() -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
