@@ -99,6 +99,20 @@ def test_an_update_sets_what_a_row_names_and_nothing_else() -> None:
     assert list(found) == [('a "new", {text}', 5, None), ("two", 7, NOW)]
 
 
+@pytest.mark.parametrize("number", [1, 40, 500])
+def test_each_of_many_rows_gets_its_own_values(number: int) -> None:
+    """Also where not all of them go out at once."""
+    texts = [f"text {n}" for n in range(number)]
+    assert len(insert_new(rows(texts))) == number
+    events = list(TaskEvent.objects.order_by("pk"))
+    assert [event.text for event in events] == texts
+    bulk.update(
+        TaskEvent, ("percent", "step"), {e.pk: {"percent": n} for n, e in enumerate(events)}
+    )
+    percents = TaskEvent.objects.order_by("pk").values_list("percent", flat=True)
+    assert list(percents) == list(range(number))
+
+
 def test_a_guard_over_values_that_no_row_names_still_holds() -> None:
     insert_new(rows(["one"], percent=5))
     pk = TaskEvent.objects.get().pk
