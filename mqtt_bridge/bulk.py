@@ -345,7 +345,7 @@ def _written(values: Iterable[Any], write: Callable[[Any], str]) -> Iterator[str
 
 
 def _sqlite_time(value: dt.datetime) -> str:
-    return str(value.astimezone(dt.UTC).replace(tzinfo=None))
+    return str(value.astimezone(dt.UTC)).removesuffix("+00:00")
 
 
 def _sqlite_uuid(value: uuid.UUID | str) -> str:
