@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Q
 
 from fleet import telemetry
 from fleet.models import Device, DeviceModel
@@ -64,13 +65,17 @@ class _Fleet:
     def __init__(self, messages: Collection[Message[Topology]], now: dt.datetime) -> None:
         self.now = now
         children = {child.sn for message in messages for child in _children(message)}
-        named = known({message.sn for message in messages} | children)
-        behind = Device.objects.filter(gateway__among=[device.pk for device in named])
+        named = [device.pk for device in known({message.sn for message in messages} | children)]
+        # In one order, and before anything is decided: somebody else may hear of the same aircraft
+        # from its other dock this very moment. A key stays free, as everywhere (``no_key``).
+        concerned = Device.objects.filter(Q(pk__among=named) | Q(gateway__among=named))
+        locked = concerned.order_by("pk").select_for_update(no_key=True)
         # One object for each device, so that a message sees what the one before it changed.
-        self.devices = {device.sn: device for device in [*behind, *named]}
+        self.devices = {device.sn: device for device in locked}
         telemetry.forget(self.devices)
         self.models = DeviceModel.objects.ids_by_key(_keys(messages))
-        used = {device.model_id for device in self.devices.values()} | {*self.models.values()}
+        known_models = {device.model_id for device in locked if device.model_id}
+        used = known_models | {*self.models.values()}
         self.kinds = dict(DeviceModel.objects.filter(pk__in=used).values_list("pk", "kind"))
         self._behind: defaultdict[int | None, set[str]] = defaultdict(set)
         for device in self.devices.values():

@@ -83,6 +83,10 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     # Two bridges must not overtake each other between look and write where order matters.
     is_ordered = any(report.firmware for report in reports.values())
     devices = _stored(reports.keys(), lock=is_ordered)
+    # Silent for long, and nobody has marked them, as after a stop of the workers.
+    if returned := [d.pk for d in devices if _has_returned(d, reports[d.sn].heard_at, now)]:
+        _lose(Device.objects.filter(pk__among=returned), now)
+        devices = _stored(reports.keys(), lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
     transaction.on_commit(lambda: _remember(said, held))
@@ -145,9 +149,19 @@ def mark_silent(now: dt.datetime) -> int:
     # What waited for an aircraft in flight waits at its dock.
     Device.objects.filter(pk__in=list(asleep.values_list("gateway", flat=True))).wake(now)
     count = asleep.update(presence=Device.Presence.OFF, changed_at=now)
-    lost = silent.filter(presence=Device.Presence.ONLINE)
+    return count + _lose(silent.filter(presence=Device.Presence.ONLINE), now)
+
+
+def _lose(devices: QuerySet[Device], now: dt.datetime) -> int:
     gone = {"presence": Device.Presence.OFFLINE, "changed_at": now}
-    return count + lost.update(**gone, **Device.UNKNOWN_FACTS)
+    return devices.update(**gone, **Device.UNKNOWN_FACTS)
+
+
+def _has_returned(device: Any, heard_at: dt.datetime, now: dt.datetime) -> bool:
+    """Whether a device that is taken for online speaks after a silence that made it offline."""
+    limit = now - _silence()
+    was_silent = device.last_seen_at is None or device.last_seen_at < limit
+    return device.presence == Device.Presence.ONLINE and was_silent and heard_at >= limit
 
 
 def _silence() -> dt.timedelta:

@@ -165,12 +165,14 @@ def update(
     tail = f"WHERE t.id = v.pk{f' AND ({guard})' if guard else ''}"
     source = [_Column(_quoted("pk"), key, pks), *named]
     if connection.vendor == "postgresql":
-        text, values = _arrays(source)
+        text, given = _arrays(source)
         with connection.cursor() as cursor:
-            cursor.execute(f"{head} FROM ({text}) AS v {tail}", values)
+            cursor.execute(f"{head} FROM ({text}) AS v {tail}", given)
         return
+    values, steps = _steps([column.values for column in source])
     named_alike = ", ".join(f"column{n} AS {column.name}" for n, column in enumerate(source, 1))
-    _run_on_sqlite(f"{head} FROM (SELECT {named_alike} FROM (", source, f")) AS v {tail}")
+    with connection.cursor() as cursor:
+        cursor.executemany(f"{head} FROM (SELECT {named_alike} FROM ({values})) AS v {tail}", steps)
 
 
 def refresh_statistics(*grown: type[models.Model]) -> None:
@@ -210,11 +212,15 @@ def _insert_new_on_postgres(
 
 
 def _insert(model: type[models.Model], columns: Sequence[_Column], tail: str) -> None:
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
             cursor.execute(*_inserting_arrays(model, columns, tail))
-    else:
-        _run_on_sqlite(_into(model, columns), columns, tail)
+            return
+        # The first column tells rows from those that fill up the last step.
+        values, steps = _steps([[1] * len(columns[0].values), *(c.values for c in columns)])
+        named = ", ".join(f"column{number}" for number in range(2, len(columns) + 2))
+        head = f"{_into(model, columns)} SELECT {named} FROM ({values}) WHERE column1"
+        cursor.executemany(f"{head} {tail}", steps)
 
 
 def _inserting_arrays(
@@ -230,21 +236,19 @@ def _into(model: type[models.Model], columns: Sequence[_Column]) -> str:
     return f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
 
 
-def _run_on_sqlite(head: str, columns: Sequence[_Column], tail: str) -> None:
-    """Runs what stands around the rows' VALUES, for many rows at once; those left over one by one."""
-    rows = list(zip(*(column.values for column in columns), strict=True))
-    marks = f"({', '.join(['%s'] * len(columns))})"
+def _steps(columns: Sequence[Sequence[Any]]) -> tuple[str, list[list[Any]]]:
+    """What SQLite runs for many rows at once: their VALUES as a text, and the parameters of each run.
+
+    All runs are of one length, so that they are one statement: empty rows fill up the last one.
+    """
+    rows = list(zip(*columns, strict=True))
     most = (connection.features.max_query_params or 999) // len(columns)
-    whole = len(rows) // most * most
-    with connection.cursor() as cursor:
-        for number, part in ((most, rows[:whole]), (1, rows[whole:])):
-            if part:
-                together = [
-                    [*itertools.chain.from_iterable(part[at : at + number])]
-                    for at in range(0, len(part), number)
-                ]
-                values = ", ".join([marks] * number)
-                cursor.executemany(f"{head} VALUES {values} {tail}", together)
+    number = most if len(rows) >= 2 * most else 1
+    rows += [(None,) * len(columns)] * (-len(rows) % number)
+    row = f"({', '.join(['%s'] * len(columns))})"
+    starts = range(0, len(rows), number)
+    runs = [[*itertools.chain.from_iterable(rows[at : at + number])] for at in starts]
+    return f"VALUES {', '.join([row] * number)}", runs
 
 
 def _with_defaults(model: type[models.Model], given: Columns) -> list[_Column]:

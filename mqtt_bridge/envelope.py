@@ -72,6 +72,7 @@ class Message(Part, Generic[T], frozen=True):
 
     ``sn`` is the sender that the topic names; a ``gateway`` inside the payload is not believed.
     ``at`` is the device's clock where it can be believed, else the time of arrival; both are UTC.
+    ``is_again``: the broker sent it before, to us or to a bridge that is gone (MQTT's DUP).
     """
 
     kind: Kind
@@ -86,6 +87,7 @@ class Message(Part, Generic[T], frozen=True):
     payload: bytes
     dropped: tuple[str, ...] = ()
     timestamp: int = 0
+    is_again: bool = False
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -125,11 +127,15 @@ def is_overtaken(
 
     Its own clock orders what arrives together. Where the earlier message came a while ago the
     clock has stepped back instead, as when a restarted device has not found its time server yet;
-    where it came in the future, ours has.
+    where it came in the future, ours has. What the broker sends again is as old as it says.
     """
     if last_at is None or message.at >= last_at:
         return False
-    return last_seen_at is None or abs(message.received_at - last_seen_at) < TOGETHER
+    return (
+        message.is_again
+        or last_seen_at is None
+        or abs(message.received_at - last_seen_at) < TOGETHER
+    )
 
 
 def result(code: int, **output: Any) -> dict[str, Any]:
@@ -147,7 +153,12 @@ def open_envelope(payload: bytes) -> Envelope:
 
 
 def read(
-    envelope: Envelope, topic: Topic, kind: type[T], payload: bytes, received_at: dt.datetime
+    envelope: Envelope,
+    topic: Topic,
+    kind: type[T],
+    payload: bytes,
+    received_at: dt.datetime,
+    is_again: bool = False,
 ) -> Message[T]:
     """The typed message; ``payload`` is all of it, as it came.
 
@@ -169,6 +180,7 @@ def read(
         payload,
         tuple(dropped),
         envelope.timestamp or 0,
+        is_again,
     )
 
 

@@ -40,6 +40,7 @@ class Received(NamedTuple):
     mid: int
     session: int
     is_retained: bool = False
+    is_again: bool = False  # the broker has sent it before, and nobody acknowledged it
 
 
 Deliver = Callable[["Line", Sequence[Received]], None]
@@ -190,7 +191,8 @@ class Line:
             at = sum(found)
         if at > end:
             raise MalformedPublish(f"a message of {end - body} bytes ends within its head")
-        return Received(topic, raw[at:end], now, qos, mid, self.number, head & 1 == 1)
+        flags = head & 1 == 1, head & 8 == 8
+        return Received(topic, raw[at:end], now, qos, mid, self.number, *flags)
 
 
 class MalformedPublish(ConnectionError):

@@ -203,9 +203,8 @@ def _messages(received: Received) -> list[tuple[Route, Message[object]]]:
     read: dict[type, Message[object]] = {}
     for route in found:
         if route.data not in read:
-            read[route.data] = envelope.read(
-                outer, topic, route.data, received.payload, received.received_at
-            )
+            origin = (received.payload, received.received_at, received.is_again)
+            read[route.data] = envelope.read(outer, topic, route.data, *origin)
     return [(route, read[route.data]) for route in found]
 
 

@@ -288,7 +288,7 @@ def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
     if not situation.is_heard:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
     settled = gateway.settled_at(settings.SETTLE_TIME)
-    if not gateway.is_online:
+    if not gateway.is_online or gateway.was_silent(settings.OFFLINE_AFTER, situation.now):
         yield Reason("offline", "the dock is offline")
     elif settled and settled > situation.now:
         yield Reason("settling", "the dock has only just come online")

@@ -54,6 +54,11 @@ class Rollout(Policy):
     def __str__(self) -> str:
         return self.name
 
+    def is_as(self, other: "Rollout") -> bool:
+        """Whether all of its row is as it was when ``other`` was read."""
+        names = [field.attname for field in self._meta.concrete_fields]
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
 
 class Criterion(models.Model):
     """Which devices a rollout was started for, where that was no list picked by hand: a part of them.

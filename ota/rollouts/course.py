@@ -207,12 +207,8 @@ def _open_by_itself(rollout: Rollout, number: int, now: dt.datetime) -> None:
     """
     with transaction.atomic():
         locked = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
-        if _decided(locked) == _decided(rollout):
+        if locked.is_as(rollout):
             open_next(locked, now, number=number)
-
-
-def _decided(rollout: Rollout) -> list[object]:
-    return [getattr(rollout, field.attname) for field in Rollout._meta.concrete_fields]
 
 
 def _is_met(wave: Wave, standing: Standing) -> bool:

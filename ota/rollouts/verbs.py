@@ -108,7 +108,7 @@ def approve(rollout: Rollout, now: dt.datetime, user: User, remark: str = "") ->
     _decide(rollout, RolloutStatus.RUNNING, Kind.APPROVED, now, user, remark)
     rollout.refresh_from_db()
     if rollout.starts_at is None or rollout.starts_at <= now:
-        course.open_next(rollout, now, user)
+        course.open_next(rollout, now, user, number=1)  # which a tick may have opened by now
 
 
 def deny(rollout: Rollout, now: dt.datetime, user: User, remark: str = "") -> None:

@@ -124,10 +124,11 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
         return []
     with transaction.atomic():
         running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk")
-        slots = Slots(list(running.select_for_update(of=("self",), no_key=True)))
+        locked = list(running.select_for_update(of=("self",), no_key=True))
+        slots = Slots(locked)
         chosen = [
             command.task.pk
-            for command in _unchanged(commands)
+            for command in _unchanged(commands, locked)
             if slots.take(command.task.rollout_id, command.task.gateway.site_id)
         ]
         moved = UpgradeTask.objects.move(
@@ -151,8 +152,10 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
     return claimed
 
 
-def _unchanged(commands: Sequence[Command]) -> list[Command]:
+def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[Command]:
     """Those about which all is still as it was when they were judged."""
+    judged = {command.task.rollout_id: command.task.rollout for command in commands}
+    same = {r.pk for r in running if r.pk in judged and r.is_as(judged[r.pk])}
     tasks = UpgradeTask.objects.waiting().filter(
         pk__among=[command.task.pk for command in commands]
     )
@@ -167,6 +170,7 @@ def _unchanged(commands: Sequence[Command]) -> list[Command]:
         command
         for command in commands
         if attempts.get(command.task.pk) == command.task.attempt - 1
+        and command.task.rollout_id in same
         and all(device.pk in still for device in command.case.devices)
         and all(target.package_id in offered for target in command.case.targets)
     ]

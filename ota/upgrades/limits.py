@@ -125,12 +125,16 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
         return Verdict(TaskStatus.PENDING, f"the dock was not heard for {waited} after the command")
     if sent < settings.SEND_ATTEMPTS:
         return Verdict(TaskStatus.PENDING, f"no reply within {waited}; the command goes out again")
-    return Verdict(TaskStatus.TIMEOUT, f"no reply to {task.attempt} commands")
+    # Nobody knows what the dock has done with them: another one would be sent blindly.
+    return Verdict(TaskStatus.TIMEOUT, f"no reply to {sent} commands", is_final=True)
 
 
 def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """Silence is normal while a dock restarts; what it reports afterwards decides."""
-    gateway, last = task.gateway, task.progress_seen_at or task.replied_at or task.sent_at
+    gateway = task.gateway
+    # Of the last attempt: what an earlier one reported lies before its command.
+    signs = (task.progress_seen_at, task.replied_at, task.sent_at)
+    last = max(filter(None, signs), default=None)
     is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
     settled = gateway.settled_at(settings.SETTLE_TIME)
     is_back = settled and last and gateway.online_since and gateway.online_since > last

@@ -29,7 +29,7 @@ def confirm(tasks: UpgradeTaskQuerySet, now: dt.datetime) -> None:
     proven = [
         task
         for task, found in by_task.items()
-        if all(t.is_confirmed for t in found) and _is_over(task)
+        if all(target.is_confirmed for target in found) and _is_over(task)
     ]
     moved = UpgradeTask.objects.move(
         [task.pk for task in proven],
@@ -51,8 +51,12 @@ def _is_over(task: UpgradeTask) -> bool:
 
 
 def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
-    """Writes down fresh versions and proofs; one statement."""
+    """Writes down fresh versions and proofs, and takes back what a device has lost since."""
     changes: dict[int, dict[str, object]] = {}
+    if lost := [target for target in targets if target.is_confirmed and not _has(target)]:
+        for target in lost:
+            target.confirmed_at = None
+        UpgradeTarget.objects.filter(pk__among=[t.pk for t in lost]).update(confirmed_at=None)
     for target in targets:
         version = target.device.firmware_version
         is_news = target.reported_version != version
@@ -66,12 +70,17 @@ def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
 
 
 def _is_proven(target: UpgradeTarget) -> bool:
+    is_consistency = target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
     device = target.device
-    if device.firmware_version != target.to_version:
-        return False
-    if target.upgrade_type == UpgradeTarget.Type.CONSISTENCY:
-        return device.compatible_status == 0 and _is_fresh(target.task, device.compatible_seen_at)
-    return _is_fresh(target.task, device.firmware_seen_at)
+    seen_at = device.compatible_seen_at if is_consistency else device.firmware_seen_at
+    return _has(target) and _is_fresh(target.task, seen_at)
+
+
+def _has(target: UpgradeTarget) -> bool:
+    """Whether the device is as the upgrade should leave it, by what it reported last."""
+    device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
+    is_consistent = device.compatible_status == 0 or not is_consistency
+    return device.firmware_version == target.to_version and is_consistent
 
 
 def _is_fresh(task: UpgradeTask, seen_at: dt.datetime | None) -> bool:

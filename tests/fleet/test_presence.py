@@ -1,10 +1,11 @@
 """Topology: docks with their aircraft, and who may say what about whom."""
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -13,6 +14,7 @@ from mqtt_bridge import pipeline, router
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.pipeline import Read
 from tests.make import envelope, make_aircraft, make_dock, make_organization, received
+from tests.processes import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -188,3 +190,39 @@ def test_however_many_docks_come_back_at_once_the_statements_stay_the_same(docks
         pipeline.process(messages)
     assert len(queries) == 8  # with the transaction's two
     assert Device.objects.filter(presence=Device.Presence.ONLINE).count() == 2 * docks
+
+
+@pytest.mark.everywhere
+@pytest.mark.django_db(transaction=True)
+def test_of_two_docks_that_name_one_aircraft_at_once_the_later_one_has_it() -> None:
+    """Two bridges, or the two halves of a batch: whoever comes second waits for the first."""
+    organization = make_organization()
+    docks = [make_dock(sn=sn, organization=organization) for sn in ("DOCK1", "DOCK2")]
+    make_aircraft(docks[0], sn="AIR1")
+
+    def say_earlier() -> None:
+        try:
+            topology("DOCK1", "AIR1", seconds_ago=5)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as second:
+        with transaction.atomic():
+            topology("DOCK2", "AIR1", seconds_ago=1)
+            earlier = second.submit(say_earlier)
+            eventually(lambda: earlier.done() or someone_waits(), "the second one", 10)
+        earlier.result()
+    assert stored("AIR1").gateway == docks[1]
+
+
+def someone_waits() -> bool:
+    """For a lock of this database; SQLite lets everybody wait before they read."""
+    if connection.vendor == "sqlite":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(cursor.fetchone()[0])

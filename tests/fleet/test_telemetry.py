@@ -23,10 +23,18 @@ def handlers() -> None:
     router.discover()
 
 
-def say(sn: str, data: Any, kind: str = "osd", seconds_ago: float = 0, **fields: Any) -> None:
+def say(
+    sn: str,
+    data: Any,
+    kind: str = "osd",
+    seconds_ago: float = 0,
+    *,
+    is_again: bool = False,
+    **fields: Any,
+) -> None:
     at = timezone.now() - dt.timedelta(seconds=seconds_ago)
     message = envelope(data, timestamp=int(at.timestamp() * 1000), **fields)
-    pipeline.process([received(f"thing/product/{sn}/{kind}", message)])
+    pipeline.process([received(f"thing/product/{sn}/{kind}", message, is_again=is_again)])
 
 
 def stored(sn: str) -> Device:
@@ -202,6 +210,18 @@ def test_a_device_that_speaks_again_is_online_and_has_to_settle() -> None:
     assert device.online_since
 
 
+def test_a_device_that_was_silent_unnoticed_starts_anew_too() -> None:
+    """As after a stop of all processes: nobody has marked it as offline."""
+    silent = timezone.now() - dt.timedelta(seconds=61)
+    dock = make_dock(last_seen_at=silent, online_since=silent)
+    say(dock.sn, {"mode_code": 0})
+    device = stored(dock.sn)
+    assert device.is_online
+    assert device.online_since
+    assert device.online_since > silent
+    assert (device.mode_code, device.drone_in_dock, device.battery_percent) == (0, None, None)
+
+
 def test_a_message_that_was_kept_by_the_broker_says_nothing_about_now() -> None:
     dock = make_dock(presence="offline", compatible_seen_at=timezone.now())
     say(dock.sn, {"compatible_status": 1}, "state", seconds_ago=600)
@@ -255,6 +275,12 @@ def test_what_a_silent_device_said_about_its_state_is_forgotten() -> None:
     device = stored(dock.sn)
     assert (device.mode_code, device.drone_in_dock, device.battery_percent) == (None, None, None)
     assert device.firmware_version == OLD
+
+
+def test_what_a_killed_bridge_gets_again_does_not_undo_what_another_one_took_in() -> None:
+    dock = make_dock(NEW, firmware_seen_at=timezone.now() - dt.timedelta(minutes=8))
+    say(dock.sn, {"firmware_version": OLD}, "state", seconds_ago=1200, is_again=True)
+    assert stored(dock.sn).firmware_version == NEW
 
 
 def test_a_clock_that_stepped_back_does_not_hide_a_new_version() -> None:

@@ -93,6 +93,12 @@ def test_a_retained_message_is_told_from_others(ends: Ends) -> None:
     assert ends.delivered[0][0].is_retained
 
 
+def test_a_message_that_is_sent_again_says_so(ends: Ends) -> None:
+    ends.broker.sendall(publish(b"one") + publish(b"two", head=0x3A))
+    read(ends.line)
+    assert [message.is_again for message in ends.delivered[0]] == [False, True]
+
+
 @pytest.mark.parametrize("ends", [5], indirect=True)
 @pytest.mark.parametrize("properties", [b"\x00", b"\x02\x01\x01", b"\x80\x01" + b"\x01" * 128])
 def test_properties_of_mqtt_5_are_passed_by(ends: Ends, properties: bytes) -> None:

@@ -9,6 +9,7 @@ import pytest
 import time_machine
 from django.utils import timezone
 
+from fleet.models import Device
 from mqtt_bridge import pipeline, publisher, router
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
@@ -59,6 +60,13 @@ def tick(clock: time_machine.Traveller) -> None:
 def codes(task: UpgradeTask) -> list[str]:
     task.refresh_from_db()
     return [reason["code"] for reason in task.waits_for]
+
+
+def wait(clock: time_machine.Traveller, seconds: float) -> None:
+    """Meanwhile the dock is heard, and a bridge listens."""
+    clock.shift(seconds)
+    make_listening()
+    Device.objects.update(last_seen_at=timezone.now())
 
 
 @pytest.fixture
@@ -114,8 +122,7 @@ def test_an_upgrade_of_others_that_is_never_heard_to_end_holds_ours_back_for_the
     say(task, "osd", {"mode_code": 0})
     tick(clock)
     assert codes(task) == ["foreign_upgrade"]
-    clock.shift(20 * 60)
-    make_listening()
+    wait(clock, 20 * 60)
     say(task, "osd", {"mode_code": 0})
     tick(clock)
     tick(clock)
@@ -131,8 +138,7 @@ def test_a_dock_that_others_begin_with_just_before_our_command_is_followed_and_t
     say(task, "services_reply", {"result": 312014}, "ota_create", **ids)
     say(task, "events", progress("in_progress", 10), "ota_progress", bid="theirs")
     say(task, "osd", {"mode_code": 3})
-    clock.shift(90)
-    make_listening()
+    wait(clock, 90)
     say(task, "osd", {"mode_code": 3})
     tick(clock)
     assert codes(task) == ["busy", "foreign_upgrade"]

@@ -115,6 +115,16 @@ def test_a_waiting_task_goes_when_its_dock_reports_that_it_is_free() -> None:
     assert status(task) == TaskStatus.SENT
 
 
+def test_a_dock_that_nobody_has_heard_for_a_minute_gets_no_command(broker: Broker) -> None:
+    """Also before anybody has marked it as offline, as after a stop of the workers."""
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=61))
+    task = make_task(dock)
+    tick()
+    assert not broker.commands
+    assert status(task) == TaskStatus.PENDING
+    assert [reason["code"] for reason in task.waits_for] == ["offline"]
+
+
 def test_a_task_whose_dock_changed_nothing_is_not_looked_at_again(
     django_assert_num_queries: Any,
 ) -> None:
@@ -228,8 +238,19 @@ def rollout_is_paused(task: UpgradeTask) -> None:
     Rollout.objects.update(status=Rollout.Status.PAUSED)
 
 
+def hours_are_changed(task: UpgradeTask) -> None:
+    Rollout.objects.update(windows="Mon 00:00-00:01")
+
+
 @pytest.mark.parametrize(
-    "event", [dock_is_stopped, package_is_withdrawn, another_worker_was_faster, rollout_is_paused]
+    "event",
+    [
+        dock_is_stopped,
+        package_is_withdrawn,
+        another_worker_was_faster,
+        rollout_is_paused,
+        hours_are_changed,
+    ],
 )
 def test_what_happens_while_the_command_is_made_holds_it_back(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, event: Callable[[UpgradeTask], None]

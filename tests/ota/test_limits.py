@@ -69,10 +69,14 @@ def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]
     assert task.events.get().text.startswith("no reply within 30 s")
 
 
-def test_a_second_unanswered_command_ends_the_task(after: Callable[[float], None]) -> None:
-    task = unanswered(attempt=102, retries=100)
+@pytest.mark.parametrize("retries", [0, 1, 100])
+def test_a_second_unanswered_command_ends_the_task(
+    after: Callable[[float], None], retries: int
+) -> None:
+    task = unanswered(attempt=retries + 2, retries=retries)
     after(31)
     assert status(task) == TaskStatus.TIMEOUT
+    assert task.events.get().text == "no reply to 2 commands"
 
 
 def test_a_dock_that_upgrades_without_having_answered_is_followed(
@@ -140,6 +144,20 @@ def test_a_dock_that_is_back_without_a_final_report_is_judged_by_its_versions(
     assert status(task) == TaskStatus.IN_PROGRESS
     after(45)
     assert status(task) == TaskStatus.VERIFYING
+
+
+def test_a_retry_is_not_judged_by_the_progress_of_the_attempt_that_failed(
+    after: Callable[[float], None],
+) -> None:
+    now = timezone.now()
+    dock = make_dock(online_since=now - dt.timedelta(minutes=10))
+    sent = now - dt.timedelta(minutes=2)
+    task = make_task(
+        dock, status=TaskStatus.IN_PROGRESS, attempt=2, retries=1, sent_at=sent, replied_at=sent,
+        progress_seen_at=now - dt.timedelta(minutes=30),
+    )  # fmt: skip
+    after(1)
+    assert status(task) == TaskStatus.IN_PROGRESS
 
 
 def test_a_paused_upgrade_is_not_silent(after: Callable[[float], None]) -> None:

@@ -182,8 +182,8 @@ def test_a_foreign_upgrade_blocks_until_it_ends() -> None:
 
 def test_nothing_goes_while_nobody_listens() -> None:
     make_package()
-    dock = make_dock()
     later = timezone.now() + dt.timedelta(minutes=1)
+    dock = make_dock(last_seen_at=later)
     answer = needs.assess(Device.objects.filter(pk=dock.pk), later)[0]
     assert [reason.code for reason in answer.blockers] == ["bridge_down"]
 

@@ -82,6 +82,27 @@ def test_both_devices_have_to_prove_it() -> None:
     assert status(task) == TaskStatus.OK
 
 
+def test_a_version_that_a_device_has_lost_again_is_no_proof() -> None:
+    dock = make_dock(mode_code=3)
+    task = make_task(dock, status=TaskStatus.IN_PROGRESS)
+    report(dock, firmware_version=NEW)
+    report(dock, firmware_version=OLD)
+    report(dock, "osd", mode_code=0)
+    assert status(task) == TaskStatus.IN_PROGRESS
+    target = task.targets.get()
+    assert (target.is_confirmed, target.reported_version) == (False, OLD)
+
+
+def test_an_aircraft_that_lost_its_version_is_not_proven_by_its_dock() -> None:
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    task = make_task(dock, aircraft=aircraft, status=TaskStatus.VERIFYING)
+    report(aircraft, firmware_version=NEW)
+    report(aircraft, firmware_version=OLD)
+    report(dock, firmware_version=NEW)
+    assert status(task) == TaskStatus.VERIFYING
+
+
 def test_a_report_from_before_the_command_is_no_proof() -> None:
     task = make_task(make_dock(NEW), status=TaskStatus.VERIFYING)
     report(task.gateway, mode_code=0)

@@ -156,6 +156,25 @@ def test_an_approved_rollout_begins_with_its_first_wave(olga: User) -> None:
         rollouts.deny(rollout, NOW, olga)
 
 
+def test_a_tick_right_after_the_approval_does_not_make_it_open_the_second_wave(
+    olga: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    rollout.wave_set.update(opened_at=None)
+    second = make_wave(rollout, 2, opened_at=None)
+    real = verbs._decide
+
+    def decide(*what: Any) -> None:
+        real(*what)
+        rollouts.course.open_next(rollout, NOW, number=1)  # as a tick does
+
+    monkeypatch.setattr(verbs, "_decide", decide)
+    rollouts.approve(rollout, NOW, olga)
+    assert rollout.wave_set.get(number=1).opened_at == NOW
+    second.refresh_from_db()
+    assert second.opened_at is None
+
+
 def test_a_denied_rollout_cancels_its_tasks_with_that_reason(olga: User) -> None:
     task = make_task(rollout=make_rollout(status=R.NEEDS_APPROVAL))
     rollouts.deny(task.rollout, NOW, olga, "wrong week")
