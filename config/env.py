@@ -142,9 +142,11 @@ def database(name: str, default: str, root: Path) -> dict[str, Any]:
         # Kept connections pile up under ASGI, one for each thread that ever served a request.
         options = {"connect_timeout": 5} | entry.get("OPTIONS", {})
         return entry | {"CONN_MAX_AGE": 0, "OPTIONS": options}
-    if parts.scheme != "sqlite" or not value.removeprefix("sqlite:///"):
+    # With two slashes the folder would be taken for a host.
+    before, _, file = value.partition("sqlite:///")
+    if before or not file:
         wrong(name, value, expected)
-    path = root / value.removeprefix("sqlite:///")
+    path = root / file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -170,7 +172,8 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
             "BACKEND": "django.core.files.storage.FileSystemStorage",
             "OPTIONS": {"location": str(location), "base_url": None},
         }
-    if parts.scheme != "s3" or not parts.netloc:
+    is_known = re.fullmatch(r"(endpoint=https?://[^/?#&]+/?)?", parts.query)
+    if parts.scheme != "s3" or not parts.netloc or not is_known:
         wrong(name, value, "file://folder or s3://bucket/prefix?endpoint=https://host")
     from botocore.config import Config  # a fifth of a second that only buckets are worth
 

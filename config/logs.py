@@ -36,9 +36,10 @@ def logging_config(log_format: str) -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stderr"], "level": "INFO"},
-        # Django's own handler would say everything twice while DEBUG is on.
+        # Handlers of their own would say things twice, or in another format.
         "loggers": {
             "django": {"handlers": [], "propagate": True},
+            "uvicorn": {"handlers": [], "propagate": True},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             # It logs addresses whole, signed ones too.

@@ -172,7 +172,8 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 3600},
     },
 }
-CELERY_BEAT_SCHEDULE_FILENAME = str(BASE_DIR / "var" / "beat-schedule")
+# Keeps no file of when it did what: a clock that begins anew does no harm, a damaged file would.
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 
 MQTT_URL = env.address("MQTT_URL", "mqtt://127.0.0.1:1883", "mqtt", "mqtts")
 MQTT_VERSION = env.choice("MQTT_VERSION", "3.1.1", ("3.1.1", "5"))

@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from config.celery import app
 from mqtt_bridge.models import BridgeSession
+from ota import storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, RolloutEvent
 from ota.states import PackageState
 
@@ -97,7 +98,8 @@ def _licence() -> Warning | None:
 
 def _addresses() -> list[Warning]:
     """Docks at another computer's broker cannot fetch packages from an address of this one."""
-    if _is_local(settings.MQTT_URL) or not _is_local(settings.FIRMWARE_URL):
+    is_ours = storage.is_folder() or settings.FIRMWARE_S3_REDIRECT  # else docks go to the bucket
+    if _is_local(settings.MQTT_URL) or not _is_local(settings.FIRMWARE_URL) or not is_ours:
         return []
     return [
         Warning(

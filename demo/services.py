@@ -40,7 +40,7 @@ def all_parts(folder: Path, port: int, embedded: Sequence[str], docks: Docks | N
         web(port),
         firmware(port + 1),
         worker(),
-        beat(folder),
+        beat(),
         bridge(),
     ]
     return [*parts, simulator(folder, docks)] if docks else parts
@@ -91,7 +91,7 @@ def given_mqtt() -> Part:
 
 def web(port: int) -> Part:
     command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port)]
-    command += ["--websocket_connect_timeout", "30"]
+    command += ["--websocket_connect_timeout", "30", "-v", "0"]
     return _http("web", port, [*command, "config.asgi:application"])
 
 
@@ -105,9 +105,8 @@ def worker() -> Part:
     return Part("worker", "-", _says("ready."), [*_celery("worker"), "--concurrency", "2"])
 
 
-def beat(folder: Path) -> Part:
-    schedule = ["--schedule", str(folder / "beat-schedule")]
-    return Part("beat", "-", _says("beat: Starting"), [*_celery("beat"), *schedule])
+def beat() -> Part:
+    return Part("beat", "-", _says("beat: Starting"), _celery("beat"))
 
 
 def bridge() -> Part:

@@ -49,6 +49,12 @@ class OneOfFilter(RelatedDropdownFilter):
     def has_output(self) -> bool:
         return True
 
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        """unfold's forgets those that have none, to which the dashboard leads."""
+        if self.lookup_val_isnull:
+            return queryset.filter(**{self.lookup_kwarg_isnull: True})
+        return super().queryset(request, queryset)
+
 
 @admin.register(Organization)
 class OrganizationAdmin(ModelAdmin[Organization]):
@@ -70,6 +76,11 @@ class OrganizationAdmin(ModelAdmin[Organization]):
         url = reverse("admin:fleet_device_changelist")
         count = organization.device_count  # type: ignore[attr-defined]  # annotated above
         return link(f"{url}?organization__id__exact={organization.pk}", count)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Nobody finds out binding codes by filtering for how they begin."""
+        is_code = lookup.partition("__")[0] == "binding_code"
+        return not is_code and super().lookup_allowed(lookup, value, request)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         """The binding code lets docks in, so only those see it who may change it."""

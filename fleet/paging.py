@@ -7,11 +7,15 @@ Where they are only read, ``BoundedPaginator`` counts up to a bound; behind it o
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.paginator import EmptyPage, Page, Paginator
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
+
+from fleet.selection import is_key
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
@@ -112,6 +116,18 @@ class PagedChangeList(ChangeList):
         if asked not in self._written:
             self._written[asked] = super().get_query_string(new, old)
         return self._written[asked]
+
+    def get_filters(self, request: HttpRequest) -> Any:
+        """A number that no key can be is refused here; SQLite would raise something of its own."""
+        told = [
+            text
+            for name, texts in self.filter_params.items()
+            if name != SEARCH_VAR
+            for text in texts
+        ]
+        if any(text.isdecimal() and not is_key(text) for text in told):
+            raise IncorrectLookupParameters
+        return super().get_filters(request)
 
     def get_results(self, request: HttpRequest) -> None:
         if getattr(request, "is_choice", False):

@@ -19,6 +19,11 @@ from fleet.models import Device
 _KEY = re.compile(r"[0-9]{1,18}")  # what a database's largest integer holds in any case
 
 
+def is_key(text: str) -> bool:
+    """Whether a part of an address can be the key of a row; others make databases raise."""
+    return _KEY.fullmatch(text) is not None
+
+
 class Selection(NamedTuple):
     """Either the keys of devices, or the query of a list of which all are meant."""
 
@@ -39,7 +44,7 @@ class Selection(NamedTuple):
         if query is not None:
             return cls(query=query)
         parts = params.get("pks", "").split(",")
-        return cls(pks=tuple(int(part) for part in parts if _KEY.fullmatch(part)))
+        return cls(pks=tuple(int(part) for part in parts if is_key(part)))
 
     def params(self) -> dict[str, str]:
         if self.query is not None:

@@ -21,11 +21,12 @@ class Term(NamedTuple):
 
 def of(rollout: Rollout) -> list[Term]:
     """What was decided for a rollout; what makes no difference is left out."""
+    number = rollout.wave_set.count()
     found = [
         Term("Target", rollout.target_version or "newest of each model"),
         Term("Downgrade", "allowed" if rollout.allow_downgrade else ""),
-        Term("Waves", _waves(rollout)),
-        Term("Next wave", _gates(rollout) if rollout.waves else ""),
+        Term("Waves", _waves(rollout, number)),
+        Term("Next wave", _gates(rollout) if number > 1 else ""),
         Term("At once", _limits(rollout)),
         Term("Start jitter", f"up to {rollout.jitter_seconds} s" if rollout.jitter_seconds else ""),
         Term("Hours", _hours(rollout)),
@@ -47,9 +48,9 @@ def count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def _waves(rollout: Rollout) -> str:
+def _waves(rollout: Rollout, number: int) -> str:
     if not rollout.waves:
-        return "all at once"
+        return "the pilot, then all others" if number > 1 else "all at once"
     return "one for each site" if waves.is_by_site(rollout.waves) else rollout.waves
 
 

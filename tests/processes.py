@@ -193,20 +193,18 @@ class Processes:
         return self.start("worker", command, _line("ready."), environment, wait=wait)
 
     def beat(self, *, wait: bool = True, **environment: str) -> Running:
-        schedule = str(self._folder / "beat-schedule")
-        command = [*_celery("beat"), "--schedule", schedule]
-        return self.start("beat", command, _line("beat: Starting"), environment, wait=wait)
+        return self.start("beat", _celery("beat"), _line("beat: Starting"), environment, wait=wait)
 
     def web(self, *, wait: bool = True, **environment: str) -> Running:
         """The console, at ``http://127.0.0.1:<web_port>``."""
         command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(self.web_port)]
-        command.append("config.asgi:application")
+        command += ["-v", "0", "config.asgi:application"]
         return self.start("web", command, _healthy(self.web_port), environment, wait=wait)
 
     def firmware(self, *, wait: bool = True, **environment: str) -> Running:
         """The firmware server, at ``http://127.0.0.1:<firmware_port>``."""
         command = [sys.executable, "-m", "uvicorn", "config.firmware:application"]
-        command += ["--host", ports.HOST, "--port", str(self.firmware_port)]
+        command += ["--host", ports.HOST, "--port", str(self.firmware_port), "--no-access-log"]
         return self.start("firmware", command, _healthy(self.firmware_port), environment, wait=wait)
 
     def simulator(

@@ -24,7 +24,7 @@ from unfold.decorators import action
 from fleet.admin import DeviceAdmin
 from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
-from fleet.selection import Selection
+from fleet.selection import Selection, is_key
 from ota import needs, rollouts, states, tasks
 from ota.admin import criteria, preview
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
@@ -146,7 +146,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         permissions=["upgrade"],
     )  # type: ignore[untyped-decorator]  # unfold's
     def upgrade_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        chosen = Selection(pks=(int(object_id),))
+        chosen = Selection(pks=(int(object_id),) if is_key(object_id) else ())
         return HttpResponseRedirect(chosen.url(reverse("admin:fleet_device_upgrade")))
 
     def upgrade_view(self, request: HttpRequest) -> HttpResponse:
@@ -230,7 +230,7 @@ _NOTHING_STARTED = (
 
 def _latest_upgrades(device_id: str) -> list[tuple[UpgradeTarget, str]]:
     """Of the device, and of its aircraft if it is a dock; each with its label's colour."""
-    if not device_id.isdecimal():
+    if not is_key(device_id):
         return []
     # One query for both would walk through the upgrades of all devices.
     pk = int(device_id)

@@ -23,6 +23,7 @@ from unfold.decorators import action
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
+from fleet.selection import is_key
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads
 from ota.forms import PackageDetailsForm
@@ -242,7 +243,8 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
         """Only what the package's state allows."""
-        package = FirmwarePackage.objects.filter(pk=object_id).first()
+        pk = object_id if is_key(str(object_id)) else 0
+        package = FirmwarePackage.objects.filter(pk=pk).first()
         allowed = _allowed(package) if package else set()
         found = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # unfold's
         return [one for one in found if one.method.original_function_name in allowed]

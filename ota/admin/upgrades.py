@@ -19,6 +19,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from fleet.labels import NOTHING, ago, label, link
 from fleet.models import Device
 from fleet.paging import BoundedPaginator, PagedChangeList
+from fleet.selection import is_key
 from ota import downloads, errors, rollouts, rows, states
 from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
@@ -55,7 +56,7 @@ class RolloutFilter(DropdownFilter):
         chosen = self.value()
         if not chosen:
             return queryset
-        return queryset.filter(rollout=chosen) if chosen.isdecimal() else queryset.none()
+        return queryset.filter(rollout=chosen) if is_key(chosen) else queryset.none()
 
 
 class PackageFilter(DropdownFilter):
@@ -73,7 +74,7 @@ class PackageFilter(DropdownFilter):
         chosen = self.value()
         if not chosen:
             return queryset
-        if not chosen.isdecimal():
+        if not is_key(chosen):
             return queryset.none()
         tasks = UpgradeTarget.objects.filter(package=int(chosen)).values("task")
         return queryset.filter(pk__in=tasks)

@@ -206,6 +206,13 @@ def test_a_firmware_address_that_docks_cannot_reach_is_told(
     assert ("FIRMWARE_URL" in warnings_of(viewer)) is is_told
 
 
+def test_with_a_bucket_no_dock_asks_at_our_address(viewer: Client, settings: Settings) -> None:
+    settings.MQTT_URL = "mqtts://broker.example.org"
+    backend = {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "packages"}}
+    settings.STORAGES = settings.STORAGES | {"default": backend}
+    assert "FIRMWARE_URL" not in warnings_of(viewer)
+
+
 # Groups and users
 
 

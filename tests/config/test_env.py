@@ -29,6 +29,8 @@ WRONG = [
     ("MQTT_ANSWER_REQUESTS", "2", "1 or 0"),
     ("DATABASE_URL", "mysql://127.0.0.1/fleet", "sqlite:///path or postgres://"),
     ("DATABASE_URL", "sqlite:///", "sqlite:///path or postgres://"),
+    ("DATABASE_URL", "sqlite://var/db.sqlite3", "sqlite:///path or postgres://"),
+    ("DATABASE_URL", "sqlite:var/db.sqlite3", "sqlite:///path or postgres://"),
     ("STORAGE_URL", "gs://bucket", "file://folder or s3://bucket"),
     ("STORAGE_URL", "file://", "file://folder or s3://bucket"),
     ("TIME_ZONE", "Mars/Olympus", "a time zone by name"),
@@ -151,6 +153,15 @@ def test_postgres_is_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     entry = env.database("DATABASE_URL", "", tmp_path)
     assert entry["ENGINE"] == "django.db.backends.postgresql"
     assert (entry["HOST"], entry["PORT"], entry["PASSWORD"]) == ("db", 5433, "p@ss")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["endpoint=s3.example.org", "endpoint=https://", "region=eu-west-1", "endpoint=https://a&x=1"],
+)
+def test_a_bucket_takes_no_other_words_than_where_it_is(query: str) -> None:
+    told = refusal("STORAGE_URL", f"s3://bucket/a?{query}")
+    assert "s3://bucket/prefix?endpoint=https://host" in told
 
 
 def test_a_bucket_keeps_its_prefix_and_endpoint(

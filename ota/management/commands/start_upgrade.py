@@ -86,7 +86,11 @@ def _add_devices(parser: CommandParser) -> None:
     devices = parser.add_mutually_exclusive_group(required=True)
     devices.add_argument("--sn", nargs="+", action="extend", help="these devices")
     devices.add_argument(
-        "--model", metavar="KEY", action="append", help="all devices of a model, such as 3-2-0"
+        "--model",
+        metavar="KEY",
+        nargs="+",
+        action="extend",
+        help="all devices of a model, such as 3-2-0",
     )
     devices.add_argument("--all", action="store_true", help="all devices")
     parser.add_argument(

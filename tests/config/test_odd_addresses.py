@@ -1,0 +1,76 @@
+"""Addresses of the console that somebody typed, or that lead a step further than they look."""
+
+import re
+
+import pytest
+from django.test import Client
+
+from tests.make import make_device, make_dock, make_organization, make_package, make_task
+from tests.people import context, log_in, text
+
+pytestmark = pytest.mark.django_db
+
+HUGE = "9" * 20  # more than any database's integer holds
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ota/firmwarepackage/abc/change/",
+        f"ota/firmwarepackage/{HUGE}/change/",
+        "ota/firmwarepackage/1/nothing/",
+        "fleet/device/abc/change/",
+        "fleet/device/abc/upgrade/",
+        f"fleet/device/{HUGE}/upgrade/",
+        f"fleet/device/{HUGE}/change/",
+        "ota/rollout/abc/change/",
+        f"ota/rollout/{HUGE}/change/",
+        f"ota/rollout/{HUGE}/report/",
+        f"ota/upgradetask/{HUGE}/change/",
+        "ota/upgradetask/abc/change/",
+        f"ota/upgradetask/?rollout={HUGE}",
+        f"ota/upgradetask/?package={HUGE}",
+        "ota/upgradetask/?rollout=²",
+        "ota/upgradetask/?package=²",
+        f"fleet/device/?firmware_number={HUGE}",
+        f"fleet/device/?organization__id__exact={HUGE}",
+        f"fleet/device/upgrade/?pks={HUGE}",
+        f"fleet/device/adopt/?pks={HUGE}",
+    ],
+)
+def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, address: str) -> None:
+    log_in(client, "Administrators")
+    make_task()
+    response = client.get(f"/admin/{address}", follow=True)
+    assert response.status_code in {200, 404}
+
+
+def test_nobody_guesses_a_binding_code_by_filtering_for_it(client: Client) -> None:
+    log_in(client, "Viewers")
+    code = make_organization().binding_code
+    for lookup in ("binding_code", "binding_code__startswith", "binding_code__gt"):
+        response = client.get("/admin/fleet/organization/", {lookup: code[:3]})
+        assert response.status_code in {302, 400}
+
+
+def test_the_dashboards_devices_of_no_known_model_are_those_and_no_others(client: Client) -> None:
+    log_in(client, "Viewers")
+    make_dock()
+    strange = make_device(sn="STRANGE1")
+    strange.model = None
+    strange.save()
+    page = text(client.get("/admin/"))
+    (address,) = set(re.findall(r'/admin/fleet/device/\?model__isnull=1(?=")', page))
+    listed = context(client, address)["cl"].queryset
+    assert [device.sn for device in listed] == ["STRANGE1"]
+
+
+def test_a_tile_of_the_dashboard_that_counts_none_does_not_say_that_there_never_were_any(
+    client: Client,
+) -> None:
+    log_in(client, "Viewers")
+    make_task(status="ok")  # type: ignore[arg-type]
+    make_package("14.03.0915")
+    page = text(client.get("/admin/ota/upgradetask/", {"status__in": "pending"}))
+    assert "Nothing fits" in page
+    assert "yet" not in page.partition("Nothing fits")[2].partition("Show all")[0]

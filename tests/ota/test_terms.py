@@ -1,0 +1,22 @@
+"""What was decided for a rollout, in words."""
+
+import pytest
+
+from ota import terms
+from ota.models import Rollout
+from tests.make import make_rollout, make_wave
+
+pytestmark = pytest.mark.django_db
+
+
+def told(rollout: Rollout) -> dict[str, str]:
+    return {term.name: term.text for term in terms.of(rollout)}
+
+
+def test_a_pilot_alone_makes_two_waves_with_a_gate_between() -> None:
+    rollout = make_rollout(gate_first=90)
+    assert told(rollout)["Waves"] == "all at once"
+    assert "Next wave" not in told(rollout)
+    make_wave(rollout, 2)
+    assert told(rollout)["Waves"] == "the pilot, then all others"
+    assert told(rollout)["Next wave"].startswith("90 % of the first proven")
