@@ -172,7 +172,7 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
             "BACKEND": "django.core.files.storage.FileSystemStorage",
             "OPTIONS": {"location": str(location), "base_url": None},
         }
-    is_known = re.fullmatch(r"(endpoint=https?://[^/?#&]+/?)?", parts.query)
+    is_known = re.fullmatch(r"(endpoint=https?://[^/?#&]+(/[^?#&]*)?)?", parts.query)
     if parts.scheme != "s3" or not parts.netloc or not is_known:
         wrong(name, value, "file://folder or s3://bucket/prefix?endpoint=https://host")
     from botocore.config import Config  # a fifth of a second that only buckets are worth

@@ -38,11 +38,14 @@ _BYTES_KEY = "fleet-ota:firmware:bytes"
 _PLACES_KEY = "fleet-ota:firmware:places"
 
 # When the bytes that were promised so far have gone out, in microseconds by Redis' clock. A portion
-# begins there, and moves it on by what the portion takes at the rate. Returns the wait.
+# begins there, and moves it on by what the portion takes at the rate. Returns the wait. What lies
+# more than a minute ahead was written before Redis' clock was set back.
 _RESERVE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local begins = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now - tonumber(ARGV[2]))
+local stored = tonumber(redis.call('GET', KEYS[1]) or 0)
+if stored > now + 60000000 then stored = now end
+local begins = math.max(stored, now - tonumber(ARGV[2]))
 local ends = string.format('%.0f', begins + tonumber(ARGV[1]))
 redis.call('SET', KEYS[1], ends, 'PX', 60000)
 return math.max(0, math.ceil(begins - now))
@@ -53,6 +56,7 @@ _ENTER = """
 local time = redis.call('TIME')
 local now = math.floor(time[1] * 1000 + time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 60000, '+inf')
 local known = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not known and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import django_stubs_ext
+from celery.schedules import crontab
 from django.templatetags.static import static
 from django.urls import reverse_lazy
 
@@ -149,7 +150,7 @@ CELERY_BEAT_SCHEDULE = {
     "tell": {"task": "ota.tasks.tell", "schedule": 3.0, "options": {"expires": 10}},
     "mail": {"task": "ota.tasks.mail", "schedule": 10.0, "options": {"expires": 10}},
     "deliver": {"task": "ota.tasks.deliver", "schedule": 5.0, "options": {"expires": 10}},
-    "forget_news": {"task": "ota.tasks.forget_news", "schedule": 3600.0},
+    "forget_news": {"task": "ota.tasks.forget_news", "schedule": crontab(minute=7)},
     "fold_history": {
         "task": "ota.tasks.fold_history",
         "schedule": 60.0,
@@ -157,22 +158,22 @@ CELERY_BEAT_SCHEDULE = {
     },
     "look_at_rows": {
         "task": "config.tasks.look_at_rows",
-        "schedule": 3600.0,
+        "schedule": crontab(minute=17),
         "options": {"expires": 3600},
     },
     "forget_sessions": {
         "task": "config.tasks.forget_sessions",
-        "schedule": 3600.0,
+        "schedule": crontab(minute=27),
         "options": {"expires": 3600},
     },
     "packages": {"task": "ota.tasks.check_packages", "schedule": 5.0, "options": {"expires": 10}},
     "expire_uploads": {
         "task": "ota.tasks.expire_uploads",
-        "schedule": 3600.0,
+        "schedule": crontab(minute=37),
         "options": {"expires": 3600},
     },
 }
-# Keeps no file of when it did what: a clock that begins anew does no harm, a damaged file would.
+# Keeps no file of when it did what: what is seldom goes by the clock's minute, however young beat is.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 
 MQTT_URL = env.address("MQTT_URL", "mqtt://127.0.0.1:1883", "mqtt", "mqtts")

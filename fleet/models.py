@@ -284,10 +284,6 @@ class Device(models.Model):
     def is_aircraft(self) -> bool:
         return self.kind == DeviceModel.Kind.AIRCRAFT
 
-    def was_silent(self, limit: float, now: dt.datetime) -> bool:
-        """Whether it was not heard for ``limit`` s: it may not have been marked as offline yet."""
-        return self.last_seen_at is None or self.last_seen_at < now - dt.timedelta(seconds=limit)
-
     def settled_at(self, settle_time: float) -> dt.datetime | None:
         """From when on commands are wise after the device came online; ``settle_time`` in s."""
         return self.online_since and self.online_since + dt.timedelta(seconds=settle_time)

@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-from fleet.selection import is_key
+from fleet.keys import is_key
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList

@@ -5,7 +5,6 @@ again on every page, so it stays true while the fleet changes.
 """
 
 import copy
-import re
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -14,14 +13,8 @@ from django.contrib.admin.views.main import PAGE_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest, QueryDict
 
+from fleet.keys import is_key
 from fleet.models import Device
-
-_KEY = re.compile(r"[0-9]{1,18}")  # what a database's largest integer holds in any case
-
-
-def is_key(text: str) -> bool:
-    """Whether a part of an address can be the key of a row; others make databases raise."""
-    return _KEY.fullmatch(text) is not None
 
 
 class Selection(NamedTuple):

@@ -140,7 +140,12 @@ def mark_silent(now: dt.datetime) -> int:
     before a command is sent on it.
     """
     limit = now - _silence()
-    silent = Device.objects.filter(Q(last_seen_at__lt=limit) | Q(last_seen_at=None))
+    was_silent = Q(last_seen_at__lt=limit) | Q(last_seen_at=None)
+    found = Device.objects.filter(was_silent, presence=Device.Presence.ONLINE)
+    pks = list(found.values_list("pk", flat=True))
+    if not pks:
+        return 0  # nearly always: all that are online were read for it once
+    silent = Device.objects.filter(was_silent, pk__among=pks)
     asleep = silent.filter(
         presence=Device.Presence.ONLINE,
         gateway__presence=Device.Presence.ONLINE,
@@ -159,9 +164,13 @@ def _lose(devices: QuerySet[Device], now: dt.datetime) -> int:
 
 def _has_returned(device: Any, heard_at: dt.datetime, now: dt.datetime) -> bool:
     """Whether a device that is taken for online speaks after a silence that made it offline."""
-    limit = now - _silence()
-    was_silent = device.last_seen_at is None or device.last_seen_at < limit
-    return device.presence == Device.Presence.ONLINE and was_silent and heard_at >= limit
+    is_online = device.presence == Device.Presence.ONLINE
+    return is_online and is_silent(device.last_seen_at, now) and now - heard_at <= _silence()
+
+
+def is_silent(last_seen_at: dt.datetime | None, now: dt.datetime) -> bool:
+    """Whether who was last seen then is offline now; it may not have been marked as such yet."""
+    return last_seen_at is None or now - last_seen_at > _silence()
 
 
 def _silence() -> dt.timedelta:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db.models import Count, Q, QuerySet
 
-from fleet import versions
+from fleet import telemetry, versions
 from fleet.models import Device, DeviceModel
 from mqtt_bridge.models import BridgeSession
 from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget, UpgradeTask
@@ -288,7 +288,7 @@ def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
     if not situation.is_heard:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
     settled = gateway.settled_at(settings.SETTLE_TIME)
-    if not gateway.is_online or gateway.was_silent(settings.OFFLINE_AFTER, situation.now):
+    if not gateway.is_online or telemetry.is_silent(gateway.last_seen_at, situation.now):
         yield Reason("offline", "the dock is offline")
     elif settled and settled > situation.now:
         yield Reason("settling", "the dock has only just come online")

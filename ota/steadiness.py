@@ -58,17 +58,29 @@ def _machine() -> str:
 def _follow(clock: Clock, step: dt.timedelta, offset: float, now: dt.datetime) -> None:
     """Of several that notice a jump one moves the times."""
     with transaction.atomic():
+        list(
+            Clock.objects.order_by("pk").select_for_update()
+        )  # of all machines, one after the other
         unmoved = Clock.objects.filter(pk=clock.pk, offset=clock.offset)
-        if unmoved.update(offset=offset, stepped_at=now):
+        if unmoved.update(offset=offset, stepped_at=now, step=step.total_seconds()):
             logger.warning("the clock jumped by %s; nothing is judged for %s", step, STEADY)
-            move(step, now)
+            move(step, now, is_first=not _was_followed(clock, step, now))
 
 
-def move(step: dt.timedelta, now: dt.datetime) -> None:
+def _was_followed(clock: Clock, step: dt.timedelta, now: dt.datetime) -> bool:
+    """Whether another machine's clock has just made the same jump, as when both are corrected."""
+    others = Clock.objects.exclude(pk=clock.pk).filter(
+        stepped_at__range=(now - STEADY, now + STEADY)
+    )
+    return any(abs(other.step - step.total_seconds()) <= TOLERANCE for other in others)
+
+
+def move(step: dt.timedelta, now: dt.datetime, *, is_first: bool = True) -> None:
     """Moves the stored times of what is under way by a jump of the clock that ended at ``now``.
 
     Only those are moved that were written before it: after a jump back they lie in the future, after a
-    jump forward longer ago than the jump.
+    jump forward longer ago than the jump. Pauses lie ahead in any case: the first machine whose clock
+    makes a jump moves them.
     """
     tasks = UpgradeTask.objects.filter(status__in=OPEN)
     moved: list[tuple[models.QuerySet[models.Model], tuple[str, ...]]] = [
@@ -85,7 +97,8 @@ def move(step: dt.timedelta, now: dt.datetime) -> None:
                 {f"{column}__gt": now} if step < dt.timedelta() else {f"{column}__lte": now - step}
             )
             rows.filter(**old).update(**{column: F(column) + step})
-    tasks.filter(not_before__isnull=False).update(not_before=F("not_before") + step)
+    if is_first:
+        tasks.filter(not_before__isnull=False).update(not_before=F("not_before") + step)
     tasks.update(checked_at=None, due_at=None)
 
 

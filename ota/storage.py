@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files.storage import FileSystemStorage, storages
 
+from ota.models import FirmwarePackage
+
 FOLDER = "firmware"
 # A bucket is asked for this much at once, bytes.
 PIECE = 4 << 20
@@ -48,6 +50,23 @@ def is_folder() -> bool:
 def path(name: str) -> Path:
     """Where a file is; only for a folder."""
     return Path(storages["default"].path(name))
+
+
+def folder() -> Path:
+    """Where packages are kept; made for the first of them.
+
+    Later it can only be missing because it is not mounted. A new one in its place would make all
+    packages look as if their files were gone.
+
+    Raises:
+        StorageAway: it is missing, and there are packages.
+    """
+    found = path(FOLDER)
+    if not found.is_dir():
+        if FirmwarePackage.objects.filter(purged_at=None).exists():
+            raise StorageAway(f"there is no folder {found}, and there are packages; is it mounted?")
+        found.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def stat(name: str) -> Stat:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
@@ -116,16 +116,23 @@ def _give_back(lock: Lock) -> None:
         logger.warning("a tick's lock was not its own any more: %s", error)
 
 
+def _while_steady(work: Callable[[dt.datetime], object]) -> None:
+    """What is put off or removed by the time of a clock that has jumped does not come back."""
+    now = timezone.now()
+    if steadiness.is_steady(now):
+        work(now)
+
+
 @shared_task
 def tell() -> None:
     """Makes notices and deliveries of what happened."""
-    notices.tell(timezone.now())
+    _while_steady(notices.tell)
 
 
 @shared_task
 def mail() -> None:
     """Sends the e-mails that are due."""
-    notices.send(timezone.now())
+    _while_steady(notices.send)
 
 
 @shared_task
@@ -133,26 +140,34 @@ def deliver() -> None:
     """Sends to the webhooks what is due."""
     from ota.notices import webhooks  # only here: see ota/notices/__init__.py
 
-    webhooks.deliver(timezone.now())
+    _while_steady(webhooks.deliver)
 
 
 @shared_task
 def forget_news() -> None:
     """Removes old news and deliveries."""
-    notices.forget(timezone.now())
+    _while_steady(notices.forget)
 
 
 @shared_task
 def fold_history() -> None:
     """Adds up progress reports that are old; some steps at a time."""
-    if folded := folding.fold(timezone.now(), lambda: bool(_is_ending.value)):
+    _while_steady(_fold)
+
+
+def _fold(now: dt.datetime) -> None:
+    if folded := folding.fold(now, lambda: bool(_is_ending.value)):
         logger.info("%d old progress reports were folded", folded)
 
 
 @shared_task
 def expire_uploads() -> None:
     """Forgets uploads that nobody went on with."""
-    for upload in uploads.expire(timezone.now()):
+    _while_steady(_expire)
+
+
+def _expire(now: dt.datetime) -> None:
+    for upload in uploads.expire(now):
         logger.info("upload of %s by %s has expired", upload.file_name, upload.user_id)
 
 

@@ -26,7 +26,7 @@ def of(rollout: Rollout) -> list[Term]:
         Term("Target", rollout.target_version or "newest of each model"),
         Term("Downgrade", "allowed" if rollout.allow_downgrade else ""),
         Term("Waves", _waves(rollout, number)),
-        Term("Next wave", _gates(rollout) if number > 1 else ""),
+        Term("Next wave", _gates(rollout) if rollout.waves or number > 1 else ""),
         Term("At once", _limits(rollout)),
         Term("Start jitter", f"up to {rollout.jitter_seconds} s" if rollout.jitter_seconds else ""),
         Term("Hours", _hours(rollout)),

@@ -221,7 +221,6 @@ def _begin(user: User, announced: Announced, mark: str) -> Upload:
 def _make_file(upload: Upload) -> None:
     path = storage.path(upload.key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
     except OSError as error:
         raise _in_words(error, upload) from error
@@ -257,9 +256,7 @@ def _refuse_too_large(announced: Announced) -> None:
 def _refuse_without_room(file_name: str, wanted: int) -> None:
     if not storage.is_folder():
         return
-    folder = storage.path(storage.FOLDER)
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(storage.folder()).free
     if free < wanted * _MARGIN:
         raise NoRoom(
             f"There is no room for {file_name}: it needs {_shown(wanted)}, and {_shown(free)} are "

@@ -16,16 +16,15 @@ def index_searches(apps, schema_editor):
     try:
         with transaction.atomic(connection.alias):
             schema_editor.execute('CREATE EXTENSION IF NOT EXISTS pg_trgm')
+            schema_editor.execute(
+                'CREATE INDEX IF NOT EXISTS device_search ON fleet_device USING gin '
+                '(upper(sn::text) gin_trgm_ops, upper(callsign::text) gin_trgm_ops)'
+            )
     except DatabaseError as error:
         logger.warning(
             'A search will read all devices, because PostgreSQL does not give us its extension '
-            'pg_trgm (%s). docs/deploy.md says how to add it.', str(error).splitlines()[0]
+            'pg_trgm here (%s). docs/deploy.md says how to add it.', str(error).splitlines()[0]
         )
-        return
-    schema_editor.execute(
-        'CREATE INDEX IF NOT EXISTS device_search ON fleet_device USING gin '
-        '(upper(sn::text) gin_trgm_ops, upper(callsign::text) gin_trgm_ops)'
-    )
 
 
 def forget_searches(apps, schema_editor):

@@ -22,9 +22,10 @@ from kombu.exceptions import OperationalError
 from unfold.decorators import action
 
 from fleet.admin import DeviceAdmin
+from fleet.keys import is_key
 from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
-from fleet.selection import Selection, is_key
+from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks
 from ota.admin import criteria, preview
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter

@@ -21,9 +21,9 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
+from fleet.keys import is_key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
-from fleet.selection import is_key
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads
 from ota.forms import PackageDetailsForm

@@ -16,10 +16,10 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
+from fleet.keys import is_key
 from fleet.labels import NOTHING, ago, label, link
 from fleet.models import Device
 from fleet.paging import BoundedPaginator, PagedChangeList
-from fleet.selection import is_key
 from ota import downloads, errors, rollouts, rows, states
 from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask

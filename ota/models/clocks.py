@@ -9,6 +9,7 @@ class Clock(models.Model):
     machine = models.CharField(max_length=200, unique=True)
     offset = models.FloatField(help_text="Seconds.")
     stepped_at = models.DateTimeField(null=True, help_text="When it was last seen to jump.")
+    step = models.FloatField(default=0, help_text="By how many seconds it jumped then.")
 
     def __str__(self) -> str:
         return self.machine

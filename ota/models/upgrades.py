@@ -140,6 +140,9 @@ class UpgradeTask(models.Model):
     progress_at = models.DateTimeField(null=True, blank=True)
     progress_seen_at = models.DateTimeField(null=True, blank=True)
     device_ok_at = models.DateTimeField(null=True, blank=True)
+    unanswered = models.PositiveSmallIntegerField(
+        default=0, help_text="How many commands in a row a dock that was heard did not answer."
+    )
     retries = models.PositiveSmallIntegerField(
         default=0, help_text="How often it was sent again after a failure."
     )

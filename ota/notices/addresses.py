@@ -5,6 +5,7 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+import httpx
 from django.conf import settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -27,7 +28,11 @@ def check(url: str) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
         parts.port  # noqa: B018  # reading it checks it
-    except ValueError as error:
+        httpx.URL(url).host.encode("idna")
+    except (
+        ValueError,
+        httpx.InvalidURL,
+    ) as error:  # a label that is empty, too long or not IDNA too
         raise NotAllowed(f"{url} is no address: {error}") from error
     if parts.scheme not in {"https", "http"} or not host:
         raise NotAllowed(f"{url} is no address such as https://hooks.example.org/fleet")

@@ -1,5 +1,6 @@
 """E-mails: what a person wants to hear by e-mail, gathered into one, outside the person's quiet hours."""
 
+import contextlib
 import datetime as dt
 import logging
 import smtplib
@@ -114,6 +115,9 @@ def _send(letter: _Letter, connection: Any, now: dt.datetime) -> None:
         _message(letter, connection).send()
     except _FAILURES as error:
         _failed(letter, now, error)
+        # The server may have hung up: the next one gets a connection of its own.
+        with contextlib.suppress(*_FAILURES):
+            connection.close()
     else:
         letter.rows.update(mail_at=None, mailed_at=now)
 

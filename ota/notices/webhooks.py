@@ -126,12 +126,15 @@ async def post(webhook: Webhook, delivery: WebhookDelivery, context: ssl.SSLCont
             return await _post(webhook, delivery, context)
     except TimeoutError:
         return Answer(error=f"no answer within {TIMEOUT:g} s")
-    except (addresses.NotAllowed, httpx.InvalidURL) as error:
+    except (addresses.NotAllowed, httpx.InvalidURL, UnicodeError) as error:
         return Answer(error=str(error))
     except (OSError, httpx.HTTPError) as error:
         return Answer(
             error=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         )
+    except Exception as error:  # nobody else's deliveries may end with it
+        logger.exception("delivery %s could not be tried", delivery.pk)
+        return Answer(error=type(error).__name__)
 
 
 async def _post(webhook: Webhook, delivery: WebhookDelivery, context: ssl.SSLContext) -> Answer:

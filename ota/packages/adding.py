@@ -212,6 +212,8 @@ def _copy(file: BinaryIO, package: FirmwarePackage) -> str:
 
     Nobody else gets it, not even for the same bytes: who loses that race deletes his own copy.
     """
+    if storage.is_folder():
+        storage.folder()
     file.seek(0)
     name: str = default_storage.save(f"{storage.FOLDER}/{uuid.uuid4()}.zip", File(file))
     return name

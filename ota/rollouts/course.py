@@ -192,12 +192,23 @@ def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetim
     if last.met_at is None:
         Wave.objects.filter(pk=last.pk, met_at=None).update(met_at=now)
         last.met_at = now
-        if rollout.asks_between_waves:
-            text = f"wave {last.number + 1} waits for a click"
-            note(rollout.pk, Kind.WAVE_WAITING, now, text)
+    if rollout.asks_between_waves:
+        _ask(rollout, last, now)
     soaked = last.met_at + dt.timedelta(minutes=rollout.soak_minutes) <= now
     if soaked and not rollout.asks_between_waves:
         _open_by_itself(rollout, last.number + 1, now)
+
+
+def _ask(rollout: Rollout, last: Wave, now: dt.datetime) -> None:
+    """Says once that the next wave waits for a click, also if the question came after the gate."""
+    asked = rollout.events.filter(kind=Kind.WAVE_WAITING, at__gte=last.met_at)
+    if asked.exists():
+        return
+    with transaction.atomic():
+        Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
+        if not asked.exists():  # of two ticks at once
+            text = f"wave {last.number + 1} waits for a click"
+            note(rollout.pk, Kind.WAVE_WAITING, now, text)
 
 
 def _open_by_itself(rollout: Rollout, number: int, now: dt.datetime) -> None:

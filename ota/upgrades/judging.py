@@ -15,7 +15,7 @@ from ota import live, needs
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
 from ota.needs import Reason, Situation
 from ota.states import PackageState, TaskStatus
-from ota.upgrades import hours, retries
+from ota.upgrades import hours, proof, retries
 
 # A change is written with the time at which its transaction began; it can be seen only later.
 OVERLAP = dt.timedelta(seconds=10)
@@ -126,6 +126,10 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
         return max(known)
     if "settling" in codes:
         return task.gateway.settled_at(settings.SETTLE_TIME) or now
+    if "offline" in codes and task.gateway.is_online:
+        return (
+            now + LOOK_AGAIN
+        )  # not heard for long, and not marked: hearing it may change nothing else
     if codes & {
         "bridge_down",
         "foreign_upgrade",
@@ -228,7 +232,7 @@ def _superseded(task: UpgradeTask, target: UpgradeTarget, situation: Situation) 
 
 def _note_rollback(target: UpgradeTarget) -> None:
     """A device that had the version already, and lost it while its task waited, needs it again."""
-    if target.is_confirmed and target.device.firmware_version != target.to_version:
+    if target.is_confirmed and not proof.has(target):
         target.confirmed_at = None
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.db.models import F
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
@@ -24,11 +25,16 @@ MOST_ATTEMPTS = 10
 
 
 class Verdict(NamedTuple):
-    """Where a limit leads a task, and why; ``is_final`` where another attempt could do harm."""
+    """Where a limit leads a task, and why.
+
+    ``is_final`` where another attempt could do harm, ``is_unanswered`` where the dock could have
+    answered and did not.
+    """
 
     target: TaskStatus
     text: str
     is_final: bool = False
+    is_unanswered: bool = False
 
 
 def enforce(now: dt.datetime) -> None:
@@ -65,10 +71,11 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     fields: dict[str, Any] = {"message": verdict.text[:500]}
     if verdict.target == TaskStatus.PENDING:
         fields |= {"is_ready": False, "checked_at": None}
+        fields |= {"unanswered": F("unanswered") + int(verdict.is_unanswered)}
     if verdict.target == TaskStatus.IN_PROGRESS:
         fields |= {"replied_at": now, "message": ""}
     found = UpgradeTask.objects.all()
-    if verdict.target == TaskStatus.PENDING:
+    if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
     moved = found.move(
         [task.pk for task in tasks],
@@ -123,10 +130,13 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     sent = task.attempt - task.retries  # a retry after a failure has tries of its own
     if task.is_dock_silent and sent < MOST_ATTEMPTS:
         return Verdict(TaskStatus.PENDING, f"the dock was not heard for {waited} after the command")
-    if sent < settings.SEND_ATTEMPTS:
-        return Verdict(TaskStatus.PENDING, f"no reply within {waited}; the command goes out again")
+    unanswered = task.unanswered + 1
+    if unanswered < settings.SEND_ATTEMPTS:
+        text = f"no reply within {waited}; the command goes out again"
+        return Verdict(TaskStatus.PENDING, text, is_unanswered=True)
     # Nobody knows what the dock has done with them: another one would be sent blindly.
-    return Verdict(TaskStatus.TIMEOUT, f"no reply to {sent} commands", is_final=True)
+    commands = "the command" if unanswered == 1 else f"{unanswered} commands"
+    return Verdict(TaskStatus.TIMEOUT, f"no reply to {commands}", is_final=True)
 
 
 def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:

@@ -53,7 +53,7 @@ def _is_over(task: UpgradeTask) -> bool:
 def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
     """Writes down fresh versions and proofs, and takes back what a device has lost since."""
     changes: dict[int, dict[str, object]] = {}
-    if lost := [target for target in targets if target.is_confirmed and not _has(target)]:
+    if lost := [target for target in targets if target.is_confirmed and not has(target)]:
         for target in lost:
             target.confirmed_at = None
         UpgradeTarget.objects.filter(pk__among=[t.pk for t in lost]).update(confirmed_at=None)
@@ -73,10 +73,10 @@ def _is_proven(target: UpgradeTarget) -> bool:
     is_consistency = target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
     device = target.device
     seen_at = device.compatible_seen_at if is_consistency else device.firmware_seen_at
-    return _has(target) and _is_fresh(target.task, seen_at)
+    return has(target) and _is_fresh(target.task, seen_at)
 
 
-def _has(target: UpgradeTarget) -> bool:
+def has(target: UpgradeTarget) -> bool:
     """Whether the device is as the upgrade should leave it, by what it reported last."""
     device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
     is_consistent = device.compatible_status == 0 or not is_consistency

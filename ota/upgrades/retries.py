@@ -48,6 +48,7 @@ def outcome(
         f"{text}; tried again after a pause",
         {
             "retries": F("retries") + 1,
+            "unanswered": 0,
             "not_before": again,
             "message": text[:500],
             "waits_for": [resting(task, again).as_json()],

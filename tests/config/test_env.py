@@ -164,13 +164,17 @@ def test_a_bucket_takes_no_other_words_than_where_it_is(query: str) -> None:
     assert "s3://bucket/prefix?endpoint=https://host" in told
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://s3.example.org", "http://10.0.0.7:9000/", "https://example.org/storage/v1/s3"],
+)
 def test_a_bucket_keeps_its_prefix_and_endpoint(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: str
 ) -> None:
-    monkeypatch.setenv("STORAGE_URL", "s3://firmware/fleet/a?endpoint=https://s3.example.org")
+    monkeypatch.setenv("STORAGE_URL", f"s3://firmware/fleet/a?endpoint={endpoint}")
     options = env.storage("STORAGE_URL", "", tmp_path)["OPTIONS"]
     assert (options["bucket_name"], options["location"]) == ("firmware", "fleet/a")
-    assert options["endpoint_url"] == "https://s3.example.org"
+    assert options["endpoint_url"] == endpoint
 
 
 @pytest.mark.parametrize(

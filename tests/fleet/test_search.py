@@ -67,6 +67,20 @@ def test_where_postgresql_gives_us_no_extension_a_search_reads_all_devices(
     assert "Dock North 1" in text(operator.get(LIST, {"q": "QQ77"}))
 
 
+def test_an_extension_in_a_schema_that_we_do_not_see_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As some managed servers keep them."""
+    if is_postgres():
+        with connection.cursor() as cursor:
+            cursor.execute("DROP EXTENSION pg_trgm CASCADE")
+            cursor.execute("CREATE SCHEMA elsewhere")
+            cursor.execute("CREATE EXTENSION pg_trgm SCHEMA elsewhere")
+    migration.index_searches(apps, connection.SchemaEditorClass(connection))
+    assert "device_search" not in indexes()
+    assert ("docs/deploy.md says how" in caplog.text) is is_postgres()
+
+
 def test_the_index_can_be_taken_away_and_made_again() -> None:
     editor = connection.SchemaEditorClass(connection)
     migration.forget_searches(apps, editor)

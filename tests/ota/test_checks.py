@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.files.base import File
 from django.core.files.storage import default_storage
 from django.db import connection
@@ -18,7 +19,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from mqtt_bridge import publisher
-from ota import checks, packages, rollouts, storage
+from ota import checks, packages, rollouts, storage, uploads
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
 from ota.models.notices import Kind, News
 from ota.packages import PackageRefused
@@ -322,6 +323,24 @@ def test_a_folder_that_is_not_there_damages_nothing(zip_path: Path) -> None:
     assert fresh(waiting).state == PackageState.CHECKING
     folder.with_name("unmounted").rename(folder)
     assert checks.check(timezone.now() + checks.AGAIN_AFTER)
+
+
+def test_nobody_makes_a_new_folder_where_one_is_not_mounted(
+    zip_path: Path, admin_user: User
+) -> None:
+    """All packages would look as if their files were gone."""
+    package = available(zip_path)
+    folder = storage.path("firmware")
+    folder.rename(folder.with_name("unmounted"))
+    newer, announced = build(zip_path.parent, "DOCK2", "14.03.0915", DAY, 5000), uploads.Announced
+    with pytest.raises(storage.StorageAway, match="is it mounted"):
+        uploads.create(admin_user, announced("another.zip", 1000, "today"), timezone.now())
+    with pytest.raises(storage.StorageAway, match="is it mounted"):
+        packages.add(newer, models=["3-2-0"])
+    grow_old(package)
+    check()
+    assert not folder.exists()
+    assert fresh(package).state == PackageState.AVAILABLE
 
 
 def test_a_storage_that_stays_away_is_told_once(zip_path: Path) -> None:

@@ -142,6 +142,16 @@ def test_a_rollout_that_asks_waits_for_a_click_and_says_so_once(now: dt.datetime
     assert is_open(second)
 
 
+def test_a_question_that_comes_after_the_gate_is_told_too(now: dt.datetime) -> None:
+    rollout, (_, second) = make_waves([S.OK], [S.PENDING], soak_minutes=30)
+    rollouts.advance(now)
+    Rollout.objects.update(asks_between_waves=True)
+    for minutes in (1, 31):
+        rollouts.advance(now + dt.timedelta(minutes=minutes))
+    assert not is_open(second)
+    assert kinds(rollout) == [Kind.WAVE_WAITING]
+
+
 def test_two_ticks_at_once_open_one_wave(now: dt.datetime) -> None:
     rollout, (_, second, third) = make_waves([S.OK], [S.PENDING], [S.PENDING])
     rollouts.advance(now)

@@ -11,7 +11,7 @@ from fleet.models import Device
 from mqtt_bridge.models import BridgeSession
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import issue, limits
+from ota.upgrades import issue, limits, retries
 from tests.make import make_dock, make_listening, make_task
 
 pytestmark = pytest.mark.django_db
@@ -73,10 +73,36 @@ def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]
 def test_a_second_unanswered_command_ends_the_task(
     after: Callable[[float], None], retries: int
 ) -> None:
-    task = unanswered(attempt=retries + 2, retries=retries)
+    task = unanswered(attempt=retries + 2, retries=retries, unanswered=1)
     after(31)
     assert status(task) == TaskStatus.TIMEOUT
     assert task.events.get().text == "no reply to 2 commands"
+
+
+def test_a_command_that_a_dock_never_heard_is_none_that_it_did_not_answer(
+    after: Callable[[float], None],
+) -> None:
+    gone = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=40))
+    task = unanswered(dock=gone)
+    after(31)
+    UpgradeTask.objects.filter(pk=task.pk).update(
+        status=TaskStatus.SENT, sent_at=timezone.now() - dt.timedelta(milliseconds=1), attempt=2
+    )
+    Device.objects.update(last_seen_at=timezone.now())
+    after(32)
+    assert status(task) == TaskStatus.PENDING
+    assert task.unanswered == 1
+
+
+def test_each_unanswered_command_is_counted_until_a_failure_is_told(
+    after: Callable[[float], None],
+) -> None:
+    task = unanswered()
+    after(31)
+    assert status(task) == TaskStatus.PENDING
+    assert task.unanswered == 1
+    again = retries.outcome(task, TaskStatus.FAILED, 312014, "busy", timezone.now())
+    assert again.fields["unanswered"] == 0
 
 
 def test_a_dock_that_upgrades_without_having_answered_is_followed(
@@ -205,9 +231,10 @@ def test_an_upgrade_of_somebody_else_that_fell_silent_blocks_no_longer(
     assert not ForeignUpgrade.objects.filter(finished_at=None).exists()
 
 
-def test_a_reply_that_comes_this_very_moment_keeps_the_command_from_going_out_again() -> None:
+@pytest.mark.parametrize("target", [TaskStatus.PENDING, TaskStatus.TIMEOUT])
+def test_a_reply_that_comes_this_very_moment_keeps_the_task_as_it_is(target: TaskStatus) -> None:
     task = unanswered()
-    verdict = limits.Verdict(TaskStatus.PENDING, "no reply")
+    verdict = limits.Verdict(target, "no reply", is_final=True)
     UpgradeTask.objects.update(replied_at=timezone.now())
     limits._carry_out(verdict, [task], timezone.now())
     assert status(task) == TaskStatus.SENT

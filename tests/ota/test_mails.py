@@ -55,11 +55,19 @@ def notice(
 
 
 class Picky(EmailBackend):
-    """A mail server that knows some recipients only."""
+    """A mail server that knows some recipients only, and hangs up when it is asked for another."""
+
+    has_hung_up = False
+
+    def close(self) -> None:
+        self.has_hung_up = False
 
     def send_messages(self, messages: Any) -> int:
         for message in messages:
+            if self.has_hung_up:
+                raise smtplib.SMTPServerDisconnected("please run connect() first")
             if message.to == ["unknown@example.org"]:
+                self.has_hung_up = True
                 raise smtplib.SMTPRecipientsRefused({"unknown@example.org": (550, b"who?")})
         return super().send_messages(messages)
 

@@ -187,6 +187,20 @@ def test_of_two_that_notice_a_jump_one_moves_the_times(machine: Machine) -> None
     assert task.not_before == now
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_jump_that_two_machines_make_moves_a_pause_once(machine: Machine, hours: int) -> None:
+    began = timezone.now()
+    task = make_task(retries=1, not_before=began, status_at=began)
+    first = Clock.objects.get()
+    second = Clock.objects.create(machine="another", offset=first.offset)
+    machine.jump(hours * HOUR)
+    step, now = dt.timedelta(hours=hours), timezone.now()
+    for clock in (first, second):
+        steadiness._follow(clock, step, clock.offset + hours * HOUR, now)
+    task.refresh_from_db()
+    assert task.not_before == began + step
+
+
 def test_looking_at_a_steady_clock_takes_one_query(
     machine: Machine, django_assert_num_queries: pytest.FixtureRequest
 ) -> None:

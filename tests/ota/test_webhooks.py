@@ -238,6 +238,31 @@ def test_a_name_that_nobody_knows_is_named_in_words(rollout: Rollout, now: dt.da
     assert deliver(due(hook, rollout, now)).error
 
 
+@pytest.mark.parametrize("fault", [UnicodeError("label empty or too long"), RuntimeError("odd")])
+def test_a_fault_of_one_delivery_ends_nobody_elses(
+    hook: Webhook,
+    rollout: Rollout,
+    now: dt.datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+) -> None:
+    bad = make_hook(make_organization(), url="https://odd.example.org/")
+    wrong, right = due(bad, rollout, now), due(hook, rollout, now)
+    real = addresses.resolve
+
+    async def resolve(host: str, port: int) -> list[str]:
+        if host == "odd.example.org":
+            raise fault
+        return await real(host, port)
+
+    monkeypatch.setattr(addresses, "resolve", resolve)
+    assert deliver(right).status == Status.DELIVERED
+    wrong.refresh_from_db()
+    assert (wrong.status, wrong.attempts) == (Status.PENDING, 1)
+    assert wrong.error in {"label empty or too long", "RuntimeError"}
+    assert not Webhook.objects.filter(claimed_until__isnull=False).exists()
+
+
 def test_a_receiver_that_never_answers_is_left_after_a_while(
     hook: Webhook,
     rollout: Rollout,
@@ -345,6 +370,9 @@ def test_a_name_that_leads_into_the_own_network_is_not_called(
         "hooks.example.org",
         "https://hooks.example.org:99999/",
         "https://[::1/",
+        "https://hooks..example.org/",
+        f"https://{'a' * 64}.example.org/",
+        "https://xn--a/",
     ],
 )
 def test_an_address_that_cannot_be_right_is_refused_at_once(url: str, settings: Settings) -> None:

@@ -212,10 +212,7 @@ def _work(path: Path) -> int | None:
 @contextmanager
 def _spooled() -> Iterator[Path]:
     """What comes from standard input, as a file beside the packages: another disk may be small."""
-    folder = None
-    if storage.is_folder():
-        folder = storage.path(storage.FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.folder() if storage.is_folder() else None
     with NamedTemporaryFile(dir=folder, prefix="stdin-", suffix=".part") as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.flush()
