@@ -95,7 +95,8 @@ def create(user: User, announced: Announced, now: dt.datetime) -> tuple[Upload, 
     mark = _fingerprint(announced)
     with transaction.atomic():
         # Two tabs that choose the same file at once wait for each other here.
-        User.objects.select_for_update().get(pk=user.pk)
+        # A key stays free (``no_key``): others write rows that name this person meanwhile.
+        User.objects.select_for_update(no_key=True).get(pk=user.pk)
         known = Upload.objects.filter(user=user, fingerprint=mark).first()
         if known and _goes_on(known, now):
             _refuse_without_room(known.file_name, known.size - known.offset)
