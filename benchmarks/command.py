@@ -93,6 +93,8 @@ def compared(database: str, docks: int, rounds: Sequence[Rates], used: float) ->
         ratio = results.ratio(ours, peer)
         yield Result(TOPIC, what, median(ours), name, median(peer), "/s", ratio, goal, note)
     sent = UpgradeTask.objects.filter(status=TaskStatus.SENT).count()
+    if sent != docks:
+        raise RuntimeError(f"{sent} of {docks} commands were sent")
     doubtful = TaskEvent.objects.filter(kind=TaskEvent.Kind.NOTE).count()
     yield Result(
         TOPIC, f"commands that the broker confirmed, {database}", sent - doubtful, "docks", docks

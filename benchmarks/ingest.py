@@ -234,6 +234,7 @@ def came_all(number: int, told: Iterable[dict[str, int]]) -> None:
 def make_docks(amounts: Amounts) -> None:
     """A fleet, some of whose docks upgrade."""
     make_fleet(amounts.fleet)
+    Device.objects.update(last_seen_at=timezone.now())  # from now on they speak for themselves
     rollout = make_rollout()
     wave = rollout.wave_set.get()
     now = timezone.now()

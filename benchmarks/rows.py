@@ -1,5 +1,10 @@
 """Many docks in the database, quickly."""
 
+import datetime as dt
+from typing import Any
+
+from django.utils import timezone
+
 from benchmarks import ground  # noqa: F401 (sets Django up)
 from fleet.models import Device
 from tests.make import (
@@ -13,11 +18,15 @@ from tests.make import (
 
 
 def make_fleet(docks: int) -> None:
-    """So many idle docks with an aircraft each, a package for all, and a bridge that listens."""
+    """So many idle docks with an aircraft each, a package for all, and a bridge that listens.
+
+    They are heard for a day, although nobody speaks for them.
+    """
     make_listening()
     organization = make_organization()
-    dock = make_dock(organization=organization)
-    aircraft = make_aircraft(dock)
+    heard: dict[str, Any] = {"last_seen_at": timezone.now() + dt.timedelta(days=1)}
+    dock = make_dock(organization=organization, **heard)
+    aircraft = make_aircraft(dock, **heard)
     Device.objects.bulk_create(_like(dock, f"D{number:06d}") for number in range(docks - 1))
     more = Device.objects.filter(sn__startswith="D")
     Device.objects.bulk_create(_like(aircraft, f"A{found.sn}", gateway=found) for found in more)

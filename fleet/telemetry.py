@@ -83,10 +83,8 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     # Two bridges must not overtake each other between look and write where order matters.
     is_ordered = any(report.firmware for report in reports.values())
     devices = _stored(reports.keys(), lock=is_ordered)
-    # Silent for long, and nobody has marked them, as after a stop of the workers.
-    if returned := [d.pk for d in devices if _has_returned(d, reports[d.sn].heard_at, now)]:
-        _lose(Device.objects.filter(pk__among=returned), now)
-        devices = _stored(reports.keys(), lock=is_ordered)
+    if any(_has_returned(device, reports[device.sn], now) for device in devices):
+        devices = _begun_anew(reports, now)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
     transaction.on_commit(lambda: _remember(said, held))
@@ -154,18 +152,28 @@ def mark_silent(now: dt.datetime) -> int:
     # What waited for an aircraft in flight waits at its dock.
     Device.objects.filter(pk__in=list(asleep.values_list("gateway", flat=True))).wake(now)
     count = asleep.update(presence=Device.Presence.OFF, changed_at=now)
-    return count + _lose(silent.filter(presence=Device.Presence.ONLINE), now)
-
-
-def _lose(devices: QuerySet[Device], now: dt.datetime) -> int:
+    lost = silent.filter(presence=Device.Presence.ONLINE)
     gone = {"presence": Device.Presence.OFFLINE, "changed_at": now}
-    return devices.update(**gone, **Device.UNKNOWN_FACTS)
+    return count + lost.update(**gone, **Device.UNKNOWN_FACTS)
 
 
-def _has_returned(device: Any, heard_at: dt.datetime, now: dt.datetime) -> bool:
-    """Whether a device that is taken for online speaks after a silence that made it offline."""
+def _has_returned(device: Any, report: "Report", now: dt.datetime) -> bool:
+    """Whether it speaks after a silence that nobody has noticed, as after a stop of all processes."""
     is_online = device.presence == Device.Presence.ONLINE
-    return is_online and is_silent(device.last_seen_at, now) and now - heard_at <= _silence()
+    return is_online and is_silent(device.last_seen_at, now) and now - report.heard_at <= _silence()
+
+
+def _begun_anew(reports: "Mapping[str, Report]", now: dt.datetime) -> list[Any]:
+    """The devices, of which those that have returned forgot what they said, as if they had been marked.
+
+    A whole fleet returns at once: all are locked in one order before anything is written, and the
+    presence, which has an index, is not written twice.
+    """
+    devices = _stored(reports.keys(), lock=True)
+    returned = {d.pk for d in devices if _has_returned(d, reports[d.sn], now)}
+    Device.objects.filter(pk__among=returned).update(**Device.UNKNOWN_FACTS)
+    gone = {"presence": Device.Presence.OFFLINE, **Device.UNKNOWN_FACTS}
+    return [d._replace(**gone) if d.pk in returned else d for d in devices]
 
 
 def is_silent(last_seen_at: dt.datetime | None, now: dt.datetime) -> bool:
