@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from django.conf import settings
+from django.test import override_settings
 from django.utils import timezone
 from kombu import pools
 from rich.console import Console
@@ -159,13 +160,14 @@ def running(path: Path) -> Iterator[str]:
         (path / name).mkdir()
     broker = servers.mosquitto(path / "mosquitto").start()
     redis = servers.redis(path / "redis").start()
-    settings.REDIS_URL = redis.url
-    layer = settings.CHANNEL_LAYERS["default"]
-    settings.CHANNEL_LAYERS = {"default": {**layer, "CONFIG": {"hosts": [redis.url]}}}
+    layer = settings.CHANNEL_LAYERS["default"] | {"CONFIG": {"hosts": [redis.url]}}
+    before = app.conf.broker_url
     app.conf.update(broker_url=redis.url)
     try:
-        yield broker.url
+        with override_settings(REDIS_URL=redis.url, CHANNEL_LAYERS={"default": layer}):
+            yield broker.url
     finally:
+        app.conf.update(broker_url=before)
         pools.reset()
         redis.end()
         broker.end()
