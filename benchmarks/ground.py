@@ -18,6 +18,7 @@ django.setup()
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from django.test import override_settings
 
 from benchmarks.results import Size
 from config import env
@@ -31,8 +32,8 @@ def folder() -> Iterator[Path]:
         path = Path(name)
         path.chmod(0o755)
         storage = env.storage("", f"file://{path}/media", path)
-        settings.STORAGES = settings.STORAGES | {"default": storage}
-        yield path
+        with override_settings(STORAGES=settings.STORAGES | {"default": storage}):
+            yield path
 
 
 @contextmanager

@@ -77,21 +77,26 @@ SOONEST = 0.75  # of the time between two looks at a device that always says the
 
 
 def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
-    """Keeps what the messages say about their senders; six queries at most, whatever their number."""
+    """Keeps what the messages say about their senders; a constant number of queries."""
     said = [_Said(one, _facts(one.data), _firmware(one.data)) for one in messages]
     reports = _merged(said)
     # Two bridges must not overtake each other between look and write where order matters.
     is_ordered = any(report.firmware for report in reports.values())
     devices = _stored(reports.keys(), lock=is_ordered)
     if any(_has_returned(device, reports[device.sn], now) for device in devices):
-        devices = _begun_anew(reports, now)
+        # Before anything else is written, and for all: bridges that share a fleet which returns
+        # would wait for each other's devices.
+        mark_silent(now)
+        devices = _stored(reports.keys(), lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
     transaction.on_commit(lambda: _remember(said, held))
-    bulk.update(Device, _COLUMNS, {pk: row for pk, row in changes.items() if row})
-    changed = [d.gateway_id for d in devices if d.gateway_id and "changed_at" in changes[d.pk]]
-    if changed:
-        Device.objects.filter(pk__in=changed).update(changed_at=now)
+    rows = {pk: row for pk, row in changes.items() if row}
+    # In the same statement: two of them over many devices would wait for each other's.
+    for device in devices:
+        if device.gateway_id and "changed_at" in changes[device.pk]:
+            rows.setdefault(device.gateway_id, {})["changed_at"] = now
+    bulk.update(Device, _COLUMNS, rows)
 
 
 # What is compared and may be written. Rows, because objects of all columns cost three times as much.
@@ -161,19 +166,6 @@ def _has_returned(device: Any, report: "Report", now: dt.datetime) -> bool:
     """Whether it speaks after a silence that nobody has noticed, as after a stop of all processes."""
     is_online = device.presence == Device.Presence.ONLINE
     return is_online and is_silent(device.last_seen_at, now) and now - report.heard_at <= _silence()
-
-
-def _begun_anew(reports: "Mapping[str, Report]", now: dt.datetime) -> list[Any]:
-    """The devices, of which those that have returned forgot what they said, as if they had been marked.
-
-    A whole fleet returns at once: all are locked in one order before anything is written, and the
-    presence, which has an index, is not written twice.
-    """
-    devices = _stored(reports.keys(), lock=True)
-    returned = {d.pk for d in devices if _has_returned(d, reports[d.sn], now)}
-    Device.objects.filter(pk__among=returned).update(**Device.UNKNOWN_FACTS)
-    gone = {"presence": Device.Presence.OFFLINE, **Device.UNKNOWN_FACTS}
-    return [d._replace(**gone) if d.pk in returned else d for d in devices]
 
 
 def is_silent(last_seen_at: dt.datetime | None, now: dt.datetime) -> bool:

@@ -53,5 +53,5 @@ def test_telemetry_that_repeats_itself_costs_no_statement(number: int) -> None:
     docks = [make_dock() for _ in range(number)]
     pairs = [(dock.sn, make_aircraft(dock).sn) for dock in docks]
     messages = load.telemetry(pairs, number * 4)
-    assert len(statements(messages)) == 4
+    assert len(statements(messages)) == 3
     assert statements(messages) == []

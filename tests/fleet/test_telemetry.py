@@ -222,23 +222,12 @@ def test_a_device_that_was_silent_unnoticed_starts_anew_too() -> None:
     assert (device.mode_code, device.drone_in_dock, device.battery_percent) == (0, None, None)
 
 
-@pytest.mark.parametrize("number", [2, 50])
-def test_a_fleet_that_returns_is_locked_in_one_order_before_anything_is_written(
-    number: int,
-) -> None:
-    """Two bridges that share its messages would wait for each other otherwise."""
+def test_whoever_notices_that_nobody_marked_the_silent_ones_marks_them_all() -> None:
     silent = timezone.now() - dt.timedelta(seconds=61)
-    docks = [make_dock(last_seen_at=silent) for _ in range(number)]
-    batch = [received(f"thing/product/{d.sn}/osd", envelope({"mode_code": 0})) for d in docks]
-    with CaptureQueriesContext(connection) as queries:
-        pipeline.process(batch)
-    told = [query["sql"] for query in queries if "fleet_device" in query["sql"]]
-    writes = [index for index, sql in enumerate(told) if not sql.startswith("SELECT")]
-    assert len(writes) == 2
-    assert "ORDER BY" in told[writes[0] - 1]
-    if connection.vendor == "postgresql":
-        assert "FOR UPDATE" in told[writes[0] - 1]
-    assert not Device.objects.exclude(drone_in_dock=None).exists()
+    returned, gone = (make_dock(last_seen_at=silent) for _ in range(2))
+    say(returned.sn, {"mode_code": 0})
+    assert stored(returned.sn).is_online
+    assert stored(gone.sn).presence == Device.Presence.OFFLINE
 
 
 def test_a_message_that_was_kept_by_the_broker_says_nothing_about_now() -> None:
