@@ -76,8 +76,8 @@ class Extent(NamedTuple):
 def extent(rollout: Rollout) -> Extent:
     """Two queries: without the ends of its tasks a database may read the devices of all rollouts."""
     tasks = rollout.tasks.order_by().aggregate(first=Min("pk"), last=Max("pk"))
-    ends = (tasks["first"] or 0, tasks["last"] or 0)
-    found = UpgradeTarget.objects.filter(task__rollout=rollout, task__range=ends)
+    ends = {"task__gte": tasks["first"] or 0, "task__lte": tasks["last"] or 0}
+    found = UpgradeTarget.objects.filter(task__rollout=rollout, **ends)
     return Extent(**found.aggregate(devices=Count("*"), first=Min("pk"), last=Max("pk")))
 
 
