@@ -170,7 +170,7 @@ def test_the_table_is_read_in_pieces(django_assert_num_queries: DjangoAssertNumQ
             )
             for dock in docks
         )
-    with django_assert_num_queries(5):  # 2,501 rows: three pieces, and one that is empty
+    with django_assert_num_queries(6):  # 2,501 rows: three pieces, and one that is empty
         pieces = list(outcomes.as_csv(task.rollout))
     assert len(pieces) == 4
     assert sum(piece.count("\n") for piece in pieces) == copies * 20 + 2
