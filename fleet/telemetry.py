@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from fleet import versions
+from fleet.clock import Watch
 from fleet.models import Device
 from fleet.properties import Properties
 from mqtt_bridge import bulk
@@ -72,6 +73,7 @@ _COLUMNS = (
 Changes = dict[str, Any]
 Facts = dict[str, Any]
 
+watch = Watch()
 REPEATED_EVERY = dt.timedelta(seconds=5)
 SOONEST = 0.75  # of the time between two looks at a device that always says the same
 
@@ -83,7 +85,9 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     # Two bridges must not overtake each other between look and write where order matters.
     is_ordered = any(report.firmware for report in reports.values())
     devices = _stored(reports.keys(), lock=is_ordered)
-    if any(_has_returned(device, reports[device.sn], now) for device in devices):
+    # After a jump of the clock all look as if they had been silent.
+    is_even = watch.is_even(now)
+    if is_even and any(_has_returned(device, reports[device.sn], now) for device in devices):
         # Before anything else is written, and for all: bridges that share a fleet which returns
         # would wait for each other's devices.
         mark_silent(now)

@@ -20,6 +20,7 @@ from config import env
 from config.celery import app as celery_app
 from demo import ports
 from fleet import telemetry
+from fleet.clock import Watch
 from mqtt_bridge import publisher
 from tests import servers
 from tests.docks import Wire
@@ -222,6 +223,7 @@ def database_url(transactional_db: None) -> str:
 def nothing_compared() -> None:
     """What the bridge compared with the database of another test is not known in this one."""
     telemetry.forget(list(telemetry.compared))
+    telemetry.watch = Watch()
 
 
 # Our own processes.

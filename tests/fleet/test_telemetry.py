@@ -4,6 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import DataError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -228,6 +229,15 @@ def test_whoever_notices_that_nobody_marked_the_silent_ones_marks_them_all() -> 
     say(returned.sn, {"mode_code": 0})
     assert stored(returned.sn).is_online
     assert stored(gone.sn).presence == Device.Presence.OFFLINE
+
+
+def test_after_a_jump_of_the_clock_nobody_is_taken_for_silent() -> None:
+    docks = [make_dock() for _ in range(2)]
+    say(docks[0].sn, {"mode_code": 0})
+    with time_machine.travel(timezone.now() + dt.timedelta(hours=1), tick=True):
+        say(docks[0].sn, {"mode_code": 0})
+    assert stored(docks[0].sn).drone_in_dock == 1
+    assert stored(docks[1].sn).is_online
 
 
 def test_a_message_that_was_kept_by_the_broker_says_nothing_about_now() -> None:
