@@ -18,7 +18,7 @@ from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import issue
+from ota.upgrades import issue, judging
 from tests.make import (
     NEW,
     OLD,
@@ -123,6 +123,9 @@ def test_a_dock_that_nobody_has_heard_for_a_minute_gets_no_command(broker: Broke
     assert not broker.commands
     assert status(task) == TaskStatus.PENDING
     assert [reason["code"] for reason in task.waits_for] == ["offline"]
+    # Hearing it may change nothing else that would wake the task.
+    assert task.due_at
+    assert task.due_at <= timezone.now() + judging.LOOK_AGAIN
 
 
 def test_a_task_whose_dock_changed_nothing_is_not_looked_at_again(
@@ -441,6 +444,22 @@ def test_a_device_that_was_rolled_back_while_its_task_waited_is_in_the_command(
     Device.objects.filter(pk=aircraft.pk).update(firmware_version=NEW, firmware_number=10013205)
     tick()
     Device.objects.filter(pk=aircraft.pk).update(firmware_version=OLD, firmware_number=10011607)
+    Device.objects.filter(pk=dock.pk).update(mode_code=0, changed_at=timezone.now())
+    tick()
+    assert len(broker.commands[0][1]["data"]["devices"]) == 2
+
+
+def test_an_aircraft_that_asks_for_consistency_again_while_its_task_waits_is_in_the_command(
+    broker: Broker,
+) -> None:
+    dock = make_dock(mode_code=4)
+    aircraft = make_aircraft(dock, NEW, compatible_status=0)
+    task = make_task(dock, aircraft=aircraft)
+    task.targets.filter(device=aircraft).update(
+        upgrade_type="consistency", confirmed_at=timezone.now()
+    )
+    values = {"compatible_status": 1, "changed_at": timezone.now()}
+    Device.objects.filter(pk=aircraft.pk).update(**values)
     Device.objects.filter(pk=dock.pk).update(mode_code=0, changed_at=timezone.now())
     tick()
     assert len(broker.commands[0][1]["data"]["devices"]) == 2

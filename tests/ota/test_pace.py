@@ -182,6 +182,19 @@ async def test_the_place_of_a_killed_process_is_free_after_a_while(
     assert await enters_within(120, waiting)
 
 
+async def test_a_clock_of_redis_that_was_set_back_stops_nobody(
+    shared: Shared, redis_server: Server
+) -> None:
+    """What is kept there lies an hour ahead then."""
+    with redis.Redis.from_url(redis_server.url) as server:
+        ahead = server.time()[0] + 3600
+        server.set(pace._BYTES_KEY, ahead * 1_000_000)
+        server.zadd(pace._PLACES_KEY, {"somebody": ahead * 1000})
+    async with asyncio.timeout(20):  # and not an hour
+        await spend(Throttle(shared, RATE), 100_000)
+    assert await Places(shared, 1).enter("a")
+
+
 async def test_a_download_that_takes_long_keeps_its_place(
     shared: Shared, others: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

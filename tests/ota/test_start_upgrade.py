@@ -114,10 +114,13 @@ def test_all_devices_of_a_model_are_upgraded(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("library", "redis_server")
-def test_several_models_are_upgraded_together(run: Run) -> None:
+@pytest.mark.parametrize(
+    "models", [["--model", "3-2-0", "--model", "0-91-1"], ["--model", "3-2-0", "0-91-1"]]
+)
+def test_several_models_are_upgraded_together(run: Run, models: list[str]) -> None:
     dock = make_dock()
     make_aircraft(dock)
-    told = run.answer("start_upgrade", "--model", "3-2-0", "--model", "0-91-1", "--dry-run")
+    told = run.answer("start_upgrade", *models, "--dry-run")
     assert len(told["tasks"][0]["targets"]) == 2
 
 

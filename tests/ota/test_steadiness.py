@@ -1,7 +1,8 @@
 """A clock that jumps; the one that only counts up is moved by hand."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import pytest
 import time_machine
@@ -85,6 +86,30 @@ def test_small_corrections_are_nothing_until_they_add_up(machine: Machine) -> No
     assert machine.is_steady()
     machine.jump(4)
     assert not machine.is_steady()
+
+
+@pytest.mark.parametrize(
+    ("task", "work"),
+    [
+        (tasks.tell, "ota.notices.tell"),
+        (tasks.mail, "ota.notices.send"),
+        (tasks.deliver, "ota.notices.webhooks.deliver"),
+        (tasks.forget_news, "ota.notices.forget"),
+        (tasks.fold_history, "ota.upgrades.folding.fold"),
+        (tasks.expire_uploads, "ota.uploads.expire"),
+    ],
+)
+def test_what_removes_or_puts_off_waits_until_the_clock_is_steady(
+    machine: Machine, task: Callable[[], None], work: str
+) -> None:
+    """What was deleted by a wrong time would not come back."""
+    with patch(work, return_value=[]) as worked:
+        machine.jump(8 * 24 * HOUR)
+        task()
+        assert not worked.called
+        machine.pass_time(61)
+        task()
+        assert worked.called
 
 
 def test_a_machine_that_was_started_again_is_another_clock(
