@@ -12,6 +12,7 @@ import boto3
 import pytest
 from coverage import Coverage
 from django.conf import settings as project_settings
+from django.core.cache import cache
 from django.db import connection, connections
 from kombu import pools
 from pytest_django import Settings
@@ -217,6 +218,12 @@ def database_url(transactional_db: None) -> str:
     if connection.vendor == "sqlite":
         return f"sqlite:///{values['NAME']}"
     return f"postgres://{values['USER']}@{values['HOST']}:{values['PORT']}/{values['NAME']}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """What pages remember for seconds would make counts of queries depend on the test before."""
+    cache.clear()
 
 
 @pytest.fixture(autouse=True)

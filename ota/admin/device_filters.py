@@ -54,7 +54,9 @@ class VersionFilter(DropdownFilter):
     parameter_name = "firmware_number"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        numbers = cache.get_or_set("ota.reported_versions", _reported, REMEMBERED) or []
+        numbers: list[int] = []
+        if not getattr(request, "is_choice", False):  # for an action nobody looks at the choices
+            numbers = cache.get_or_set("ota.reported_versions", _reported, REMEMBERED) or []
         choices = [(str(number), versions.text(number)) for number in numbers]
         return [*choices, ("0", "Not readable"), ("none", "Not reported")]
 
