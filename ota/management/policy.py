@@ -107,4 +107,5 @@ def chosen(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def refuse(error: InvalidPolicy) -> NoReturn:
     """Ends the command because of a choice under which the rollout could not go."""
-    wrong_call(f"{flag(error.field)}: {visible(str(error))}")
+    option = f"{flag(error.field)}: " if error.field else ""
+    wrong_call(f"{option}{visible(str(error))}")

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PAUSE = 0.5  # s between two looks
 MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
 _WIDTH = 24  # columns of a bar
+INTERRUPTED = 130  # as shells have it
 
 Show = Callable[[dict[str, int]], None]
 Tell = Callable[[str], None]
@@ -48,8 +49,17 @@ def watch(
     """Waits until all tasks have ended, and shows them on the way if the console is a terminal.
 
     Returns whether they have; not if ``seconds`` were over before. What keeps the rollout from going
-    on by itself stands there on a terminal, and is told once each time elsewhere.
+    on by itself stands there on a terminal, and is told once each time elsewhere. Ctrl-C ends the
+    command, and not the rollout.
     """
+    try:
+        return _follow(rollout, console, seconds, tell)
+    except KeyboardInterrupt:
+        tell(f"No longer waiting; rollout {rollout.pk} goes on.")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _follow(rollout: Rollout, console: Console | None, seconds: float | None, tell: Tell) -> bool:
     until = time.monotonic() + seconds if seconds is not None else float("inf")
     told = ""
     with _shown(rollout, console) as show:
@@ -89,26 +99,6 @@ def _shown(rollout: Rollout, console: Console | None) -> Iterator[Show]:
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda found: live.update(_view(rollout, found), refresh=True)
-
-
-def _say_pauses(rollout: Rollout) -> Show:
-    """Logs each reason once."""
-    said: str | None = None
-
-    def show(_: dict[str, int]) -> None:
-        nonlocal said
-        reason = _pause_reason(rollout)
-        if reason and reason != said:
-            logger.warning("rollout %s waits until somebody resumes it: %s", rollout.pk, reason)
-        said = reason
-
-    return show
-
-
-def _pause_reason(rollout: Rollout) -> str | None:
-    """As it is now."""
-    rollout.refresh_from_db(fields=["status", "pause_reason"])
-    return status.pause_reason(rollout)
 
 
 def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:

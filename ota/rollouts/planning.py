@@ -34,7 +34,10 @@ NO_LIST = (
 
 
 class InvalidPolicy(ValueError):
-    """A policy under which the rollout could not go; ``field`` is the choice to change."""
+    """A policy under which the rollout could not go; ``field`` is the choice to change.
+
+    It is empty where the devices are what is wrong.
+    """
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -199,7 +202,7 @@ def _refuse_crowds(devices: QuerySet[Device]) -> None:
     number, most = devices.order_by().count(), settings.ROLLOUT_MOST_DEVICES
     if number > most:
         raise InvalidPolicy(
-            "devices",
+            "",
             f"{number:,} devices are chosen, and a rollout takes {most:,} at most: choose fewer, such as "
             "those that need an upgrade, or those of one organization, site or model.",
         )

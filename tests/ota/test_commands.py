@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
+from pytest_django import Settings
 
 from ota.management import watching
-from ota.models import FirmwarePackage, ProductCode
+from ota.models import FirmwarePackage, ProductCode, Rollout
 from ota.states import TaskStatus
 from simulator.packages import build
 from tests.calls import Run, refusal
@@ -334,6 +336,33 @@ def test_what_failed_needs_attention_until_it_is_dismissed(run: Run, status: Tas
     task.resolved_at = timezone.now()
     task.save()
     assert not run.answer("upgrade_status", str(rollout.pk))["tasks"][0]["needs_attention"]
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_who_stops_watching_is_told_that_the_rollout_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+
+    def press(rollout: Rollout) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.status, "counts", press)
+    with pytest.raises(SystemExit) as end:
+        call_command("upgrade_status", str(rollout.pk), "--watch", *words)
+    assert end.value.code == 130
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"No longer waiting; rollout {rollout.pk} goes on.\n")
+
+
+def test_more_devices_than_a_rollout_takes_are_a_wrong_call(settings: Settings) -> None:
+    settings.ROLLOUT_MOST_DEVICES = 1
+    make_dock()
+    make_dock()
+    code, text = refusal("start_upgrade", "--all")
+    assert code == 2
+    assert text.startswith("2 devices are chosen, and a rollout takes 1 at most")
 
 
 def test_watching_ends_with_the_rollout(run: Run) -> None:

@@ -57,7 +57,8 @@ class Command(AnsweringCommand):
     def _wait(self, rollout: Rollout, document: Document, options: dict[str, Any]) -> None:
         if not options["json"]:
             self.answer(document, *_shown(document), as_json=False)
-        is_over = self._watch(rollout, options)
+        console = None if options["json"] else self.console
+        is_over = watch(rollout, console, options["timeout"], tell=self.stderr.write)
         rollout.refresh_from_db()
         found = status.of_rollout(rollout)
         shown = (tasks_table(found["tasks"]), summary(found["counts"]))
@@ -67,14 +68,6 @@ class Command(AnsweringCommand):
             not_as_asked(f"Not finished within {options['timeout']:g} s; {why}")
         if not are_proven(rollout):
             not_as_asked("Not all upgrades succeeded.")
-
-    def _watch(self, rollout: Rollout, options: dict[str, Any]) -> bool:
-        console = None if options["json"] else self.console
-        try:
-            return watch(rollout, console, options["timeout"], tell=self.stderr.write)
-        except KeyboardInterrupt:
-            self.stderr.write(f"No longer waiting; rollout {rollout.pk} goes on.")
-            raise SystemExit(130) from None
 
 
 def are_proven(rollout: Rollout) -> bool:
