@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
+from ota import status
 from ota.management import watching
 from ota.models import FirmwarePackage, ProductCode, Rollout
 from ota.states import TaskStatus
@@ -348,7 +349,7 @@ def test_who_stops_watching_is_told_that_the_rollout_goes_on(
     def press(rollout: Rollout) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watching.status, "counts", press)
+    monkeypatch.setattr(status, "counts", press)
     with pytest.raises(SystemExit) as end:
         call_command("upgrade_status", str(rollout.pk), "--watch", *words)
     assert end.value.code == 130
