@@ -32,6 +32,8 @@ class Meaning(NamedTuple):
 
 
 ALREADY_UPGRADING = 312014
+# The upgrade may have gone well all the same: what the device reports when it is back decides.
+RESTARTED = 312028
 
 _KNOWN = {
     int(code): Meaning(entry["meaning"], entry["advice"], Remedy(entry["remedy"]))

@@ -101,6 +101,29 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
                 )
         return list(found)
 
+    def call_off(
+        self, pks: Iterable[int], now: dt.datetime, text: str, actor: Any = None
+    ) -> list[int]:
+        """Ends those of the tasks that wait; returns their primary keys.
+
+        Only what was never sent is canceled. A command that went out may have done something, or has
+        failed: that needs somebody, whatever it was called off for.
+        """
+        waiting = self.filter(pk__among=list(pks), status=TaskStatus.PENDING)
+        sent = waiting.filter(attempt__gt=0).values_list("message", "result", "pk")
+        ends: dict[tuple[TaskStatus, str], list[int]] = {}
+        for message, result, pk in sent:
+            end = TaskStatus.FAILED if result else TaskStatus.TIMEOUT
+            why = f"{message}; not sent again: {text}" if message else f"not sent again: {text}"
+            ends.setdefault((end, why[:500]), []).append(pk)
+        never = waiting.filter(attempt=0)
+        moved = never.move(
+            never.values_list("pk", flat=True), TaskStatus.CANCELED, now, text, actor=actor
+        )
+        for (end, why), those in ends.items():
+            moved += waiting.move(those, end, now, why, actor=actor)
+        return moved
+
 
 class UpgradeTask(models.Model):
     """One ``ota_create`` to one gateway, followed to its end; upgrades one or two devices."""

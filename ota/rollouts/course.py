@@ -303,12 +303,10 @@ def cancel_tasks(
     pks: Iterable[int],
     now: dt.datetime,
     user: User | None = None,
-    text: str = "canceled before the command was sent",
+    text: str = "canceled",
 ) -> list[int]:
-    """Cancels those of the tasks that wait; returns their primary keys."""
-    moved = UpgradeTask.objects.move(
-        pks, TaskStatus.CANCELED, now, text, only_from=[TaskStatus.PENDING], actor=user
-    )
+    """Calls off those of the tasks that wait; returns their primary keys."""
+    moved = UpgradeTask.objects.call_off(pks, now, text, user)
     live.announce(UpgradeTask.objects.filter(pk__in=moved).values_list("rollout_id", "pk"))
     return moved
 

@@ -60,7 +60,10 @@ def judge(waiting: QuerySet[UpgradeTask], now: dt.datetime, *, note: bool) -> li
             ready.append(Case(task, to_send))
     _write_proofs(cases, was_proven)
     for (status, text), pks in ends.items():
-        UpgradeTask.objects.move(pks, status, now, text, only_from=[TaskStatus.PENDING])
+        if status == TaskStatus.CANCELED:
+            UpgradeTask.objects.call_off(pks, now, text)
+        else:
+            UpgradeTask.objects.move(pks, status, now, text, only_from=[TaskStatus.PENDING])
     news = [task for task, _ in cases if note or found.get(task.pk) or not task.is_ready]
     write(news, found, now)
     live.announce((task.rollout_id, task.pk) for task, _ in cases if task.pk not in found)
@@ -103,7 +106,8 @@ def write(
             continue
         reasons = [reason.as_json() for reason in found[task.pk]]
         rows[task.pk] = {"checked_at": now - OVERLAP, "due_at": _due_at(task, found[task.pk], now)}
-        is_absent = any(reason.code == "offline" for reason in found[task.pk])
+        # A dock that vanished after a command is not just away.
+        is_absent = not task.attempt and any(one.code == "offline" for one in found[task.pk])
         rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons, "is_absent": is_absent}
         if not reasons and not task.is_ready:
             task.ready_at = rows[task.pk]["ready_at"] = now
@@ -158,8 +162,14 @@ def _waits_for(
         )
     if task.is_dock_silent:
         found.append(Reason("silent", "the dock has not been heard since the last command"))
+    found += [_unreadable(t.device) for t in targets if not t.device.firmware_number][:1]
     firsts = [needs.needs_first(situation.library, t.device, t.package) for t in targets]
     return found + list(dict.fromkeys(first for first in firsts if first))
+
+
+def _unreadable(device: Device) -> Reason:
+    told = device.firmware_version or "none"
+    return Reason("version_unknown", f"{device.sn} reports a version that cannot be read: {told}")
 
 
 def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:

@@ -13,7 +13,7 @@ from django.db.models import F
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
-from ota import live, states
+from ota import errors, live, states
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import no_show, proof, retries
@@ -77,6 +77,10 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     found = UpgradeTask.objects.all()
     if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
+    if verdict.target == TaskStatus.PENDING and not verdict.is_unanswered:
+        # It may do the command now: what it said about its state lies before that.
+        silent = Device.objects.filter(pk__in=[task.gateway_id for task in tasks])
+        silent.update(changed_at=now, **Device.UNKNOWN_FACTS)
     moved = found.move(
         [task.pk for task in tasks],
         verdict.target,
@@ -142,9 +146,7 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
 def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """Silence is normal while a dock restarts; what it reports afterwards decides."""
     gateway = task.gateway
-    # Of the last attempt: what an earlier one reported lies before its command.
-    signs = (task.progress_seen_at, task.replied_at, task.sent_at)
-    last = max(filter(None, signs), default=None)
+    last = _last_sign(task)
     is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
     settled = gateway.settled_at(settings.SETTLE_TIME)
     is_back = settled and last and gateway.online_since and gateway.online_since > last
@@ -162,12 +164,24 @@ def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     return None
 
 
+def _last_sign(task: UpgradeTask) -> dt.datetime | None:
+    """When the dock last spoke of the upgrade, or the command went out.
+
+    Of the last attempt: what an earlier one reported lies before its command.
+    """
+    return max(filter(None, (task.progress_seen_at, task.replied_at, task.sent_at)), default=None)
+
+
 def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
     if not _is_over(task.status_at, settings.VERIFY_TIME, heard):
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
-    return Verdict(TaskStatus.TIMEOUT, f"the dock fell silent, and {_shortfall(task)}")
+    restarted = task.result == errors.RESTARTED
+    what = "the device restarted in the middle" if restarted else "the dock fell silent"
+    # What they had before is no reason for another attempt: it may have gone well.
+    is_blind = not proof.are_known(task.targets.all(), _last_sign(task))
+    return Verdict(TaskStatus.TIMEOUT, f"{what}, and {_shortfall(task)}", is_final=is_blind)
 
 
 def _shortfall(task: UpgradeTask) -> str:

@@ -46,6 +46,12 @@ def shortfall(targets: Iterable[UpgradeTarget]) -> str:
     return "; ".join(_missing(target) for target in targets if not target.is_confirmed)
 
 
+def are_known(targets: Iterable[UpgradeTarget], since: dt.datetime | None) -> bool:
+    """Whether all that have not proved their upgrade have said since then how they are."""
+    told = [_told_at(target) for target in targets if not target.is_confirmed]
+    return since is not None and all(at is not None and at > since for at in told)
+
+
 def _is_over(task: UpgradeTask) -> bool:
     return task.device_ok_at is not None or task.gateway.mode_code != UPGRADING
 
@@ -70,10 +76,13 @@ def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
 
 
 def _is_proven(target: UpgradeTarget) -> bool:
+    return has(target) and _is_fresh(target.task, _told_at(target))
+
+
+def _told_at(target: UpgradeTarget) -> dt.datetime | None:
+    """When the device last reported what decides on its upgrade."""
     is_consistency = target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
-    device = target.device
-    seen_at = device.compatible_seen_at if is_consistency else device.firmware_seen_at
-    return has(target) and _is_fresh(target.task, seen_at)
+    return target.device.compatible_seen_at if is_consistency else target.device.firmware_seen_at
 
 
 def has(target: UpgradeTarget) -> bool:

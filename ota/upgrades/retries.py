@@ -13,7 +13,7 @@ from django.db.models import F, Q
 
 from ota import errors
 from ota.errors import Remedy
-from ota.models import FirmwarePackage, Rollout, UpgradeTask
+from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTask
 from ota.needs import Reason
 from ota.states import UNFINISHED, PackageState, TaskStatus
 from ota.upgrades import hours
@@ -41,6 +41,8 @@ def outcome(
     again = now + dt.timedelta(seconds=pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
     if not _may_go_on(task, again):
         return Outcome(target, text, {})
+    if result == errors.RESTARTED:
+        return Outcome(TaskStatus.VERIFYING, f"{text} What it reports then decides.", {})
     if _remedy(result) == Remedy.RETRY_AFTER_FIX:
         _have_checked(task)
     return Outcome(
@@ -81,8 +83,13 @@ def is_resting(task: UpgradeTask) -> bool:
 
 
 def went_unanswered(task: UpgradeTask) -> bool:
-    """Whether a command before the last got no answer; each retry follows one that got one."""
-    return task.attempt > task.retries + 1
+    """Whether nobody answered the command before the last; each retry follows one that got an answer."""
+    if task.attempt <= task.retries + 1:
+        return False
+    lines = task.events.exclude(tid=task.tid)
+    before = lines.filter(kind=TaskEvent.Kind.COMMAND).order_by("-pk").first()
+    since = lines.filter(pk__gt=before.pk if before else 0)
+    return not since.filter(kind__in=(TaskEvent.Kind.REPLY, TaskEvent.Kind.PROGRESS)).exists()
 
 
 def _remedy(result: int | None) -> Remedy | None:

@@ -59,7 +59,7 @@ def test_a_command_to_a_dock_that_was_gone_waits_until_it_is_heard_again(
     now = timezone.now()
     issue.look_again(now)
     task.refresh_from_db()
-    assert [reason["code"] for reason in task.waits_for] == ["silent"]
+    assert [reason["code"] for reason in task.waits_for] == ["mode_unknown", "silent"]
 
 
 def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]) -> None:
@@ -139,7 +139,7 @@ def test_while_the_bridge_is_behind_nothing_ends_that_a_waiting_message_could_pr
     assert status(task) == TaskStatus.VERIFYING
     BridgeSession.objects.update(behind_since=None)
     after(20 * 60)
-    assert status(task) == TaskStatus.PENDING  # it has another attempt
+    assert status(task) == TaskStatus.TIMEOUT
 
 
 def test_silence_of_a_dock_that_still_upgrades_is_normal(after: Callable[[float], None]) -> None:

@@ -140,6 +140,7 @@ def test_after_a_bad_package_its_bytes_are_checked_first(commands: list[Any]) ->
 def test_silence_that_proved_nothing_is_tried_again_and_the_hard_limit_is_not() -> None:
     long_ago = timezone.now() - dt.timedelta(minutes=95)
     silent = make_task(status=TaskStatus.VERIFYING, status_at=long_ago)
+    Device.objects.update(firmware_seen_at=timezone.now() + dt.timedelta(seconds=1))
     endless = make_task(make_dock(mode_code=3), status=TaskStatus.PAUSED, sent_at=long_ago)
     limits.enforce(timezone.now())
     silent.refresh_from_db()
