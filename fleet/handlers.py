@@ -22,7 +22,9 @@ NOT_OFFERED = -1
 
 
 @on(Kind.STATUS, "update_topo", data=Topology)
+@on(Kind.STATUS, "", data=Topology)
 def update_topo(messages: Sequence[Message[Topology]]) -> Iterator[Reply]:
+    """Some firmware leaves the method out; docks say nothing else on this topic."""
     presence.update(messages, timezone.now())
     for message in messages:
         yield message.reply(result(0))

@@ -208,8 +208,11 @@ class Device(models.Model):
     drone_in_dock = models.IntegerField(null=True, blank=True)
     emergency_stop_state = models.IntegerField(null=True, blank=True)
     link_workmode = models.IntegerField(null=True, blank=True)
-    # A dock reports the battery of the aircraft in it, an aircraft its own.
+    # A dock reports the battery of the aircraft in it, an aircraft its own. A number that is no
+    # percentage means that it cannot be read.
     battery_percent = models.IntegerField(null=True, blank=True)
+    # The emptier of its batteries, as told for their maintenance while the aircraft is off.
+    maintenance_percent = models.IntegerField(null=True, blank=True)
     sub_device_sn = models.CharField(max_length=64, blank=True)
     sub_device_paired = models.IntegerField(null=True, blank=True)
     sub_device_online = models.IntegerField(null=True, blank=True)
@@ -224,6 +227,7 @@ class Device(models.Model):
         "emergency_stop_state": None,
         "link_workmode": None,
         "battery_percent": None,
+        "maintenance_percent": None,
     }
 
     # When anything changed that may clear or raise a blocker, of this device or of its aircraft.
@@ -267,6 +271,14 @@ class Device(models.Model):
             device.site = sites.get(device.site_id or 0)
             device.gateway = known.get(device.gateway_id or 0)
         return list(found.values())
+
+    @property
+    def battery(self) -> int | None:
+        """The lowest percentage that it tells of a battery; None where it tells none that can be read."""
+        told = (self.battery_percent, self.maintenance_percent)
+        readable = [percent for percent in told if percent is not None and 0 <= percent <= 100]
+        is_unreadable = self.battery_percent is not None and self.battery_percent not in readable
+        return None if is_unreadable else min(readable, default=None)
 
     @property
     def is_online(self) -> bool:

@@ -191,10 +191,12 @@ def _refusal(
 def _come_online(device: Device, message: Message[Topology], fleet: _Fleet) -> None:
     """Each topology counts as a fresh start: a device needs some seconds before it takes commands.
 
-    One that the broker kept for us says nothing about now.
+    One that the broker kept for us says nothing about now. If its sender is heard all the same, it is
+    its clock that is behind, as after a start.
     """
     fleet.set(device, topology_at=message.at, topology_seen_at=fleet.now)
-    if fleet.now - message.at <= dt.timedelta(seconds=settings.OFFLINE_AFTER):
+    is_heard = device.is_online and not telemetry.is_silent(device.last_seen_at, fleet.now)
+    if is_heard or fleet.now - message.at <= dt.timedelta(seconds=settings.OFFLINE_AFTER):
         fleet.start(device)
 
 

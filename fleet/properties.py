@@ -7,13 +7,12 @@ import msgspec
 from mqtt_bridge.envelope import BigInt, Data, Int, Part, Text
 
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)] | bool
-Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 
 
 class Charge(Part, frozen=True):
     """``drone_charge_state`` of a dock, ``battery`` of an aircraft."""
 
-    capacity_percent: Percent | None = None
+    capacity_percent: Int | None = None
 
 
 class Battery(Part, frozen=True):
@@ -50,9 +49,10 @@ class Maintenance(Part, frozen=True):
 
     @property
     def capacity_percent(self) -> int | None:
-        """Of the emptier battery."""
+        """Of the emptier battery that can be read; else what was told of one that cannot."""
         known = [b.capacity_percent for b in self.batteries if b.capacity_percent is not None]
-        return min((percent for percent in known if percent <= 100), default=None)
+        readable = [percent for percent in known if 0 <= percent <= 100]
+        return min(readable or known, default=None)
 
 
 class Properties(Data, frozen=True):
@@ -123,8 +123,9 @@ class Properties(Data, frozen=True):
     firmware_upgrade_status: Flag | None = None
     mode_code: Int | None = None
     flighttask_step_code: Int | None = None
-    drone_in_dock: Flag | None = None
-    emergency_stop_state: Flag | None = None
+    # Any number: one that nobody knows is no reason to go on believing the last.
+    drone_in_dock: Int | bool | None = None
+    emergency_stop_state: Int | bool | None = None
     drone_charge_state: Charge | None = None
     battery: Charge | None = None
     drone_battery_maintenance_info: Maintenance | None = None

@@ -34,6 +34,7 @@ _FACTS = {
     "drone_in_dock": ("drone_in_dock",),
     "emergency_stop_state": ("emergency_stop_state",),
     "battery_percent": ("drone_charge_state", "capacity_percent"),
+    "maintenance_percent": ("drone_battery_maintenance_info", "capacity_percent"),
     "link_workmode": ("wireless_link", "link_workmode"),
     "sub_device_sn": ("sub_device", "device_sn"),
     "sub_device_online": ("sub_device", "device_online_status"),
@@ -41,11 +42,8 @@ _FACTS = {
     "storage_total": ("storage", "total"),
     "storage_used": ("storage", "used"),
 }
-# Where else a battery may be told, in this order.
-_BATTERIES = (
-    ("battery", "capacity_percent"),
-    ("drone_battery_maintenance_info", "capacity_percent"),
-)
+# Where an aircraft tells its own battery.
+_BATTERY = ("battery", "capacity_percent")
 
 # Firmware properties come once, on change: a report older than the one that we have is dropped.
 _ORDERED = {
@@ -304,9 +302,8 @@ def _merged(said: Iterable[_Said]) -> dict[str, Report]:
 
 def _facts(data: Properties) -> dict[str, Any]:
     found = {name: _at(data, path) for name, path in _FACTS.items()}
-    for path in _BATTERIES:
-        if found["battery_percent"] is None:
-            found["battery_percent"] = _at(data, path)
+    if found["battery_percent"] is None:
+        found["battery_percent"] = _at(data, _BATTERY)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -108,7 +108,7 @@ def known_aircraft(device: Device) -> str:
 
 @display(description="aircraft's battery")
 def battery(device: Device) -> str:
-    return "" if device.battery_percent is None else f"{device.battery_percent} %"
+    return "" if device.battery is None else f"{device.battery} %"
 
 
 @display(description="dock's storage")

@@ -34,6 +34,9 @@ class Route(NamedTuple):
     unless: Unless[Any] | None = None
 
 
+# Properties have no method; one that is told all the same means nothing.
+_WITHOUT_METHOD = {Kind.OSD, Kind.STATE}
+
 _routes: list[Route] = []
 
 
@@ -63,5 +66,7 @@ def routes() -> list[Route]:
 @functools.lru_cache(1000)  # devices may make up methods for ever
 def find(kind: Kind, method: str) -> Sequence[Route]:
     """The routes of a message: those of its method, else those that take any."""
+    if kind in _WITHOUT_METHOD:
+        method = ""
     exact = [route for route in _routes if route.kind is kind and route.method == method]
     return exact or [route for route in _routes if route.kind is kind and route.method == ANY]

@@ -6,11 +6,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from fleet.properties import Properties
+from mqtt_bridge import metrics
 from mqtt_bridge.envelope import Message, Reply, result
 from mqtt_bridge.router import on
 from mqtt_bridge.topics import Kind
 from ota import messages as ota_messages
-from ota import states
 from ota.messages import Report
 from ota.models import UpgradeTask
 from ota.upgrades import proof, reports
@@ -40,11 +40,17 @@ def progressed(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
     """Answered where the dock asks for it, and at the end in any case."""
     reports.record_progress(messages, timezone.now())
     for message in messages:
-        if message.need_reply or message.data.status in states.TERMINAL:
+        if message.need_reply or message.data.is_end:
             yield message.reply(result(0))
 
 
 @on(Kind.EVENTS, "", data=Report)
 def progressed_without_method(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
-    """Some firmware leaves the method out; progress is known by its shape."""
-    yield from progressed([m for m in messages if m.data.output and m.data.output.progress])
+    """Some firmware leaves the method out; what is no progress is an event that nobody knows."""
+    ours = reports.ours(messages)
+    yield from progressed(ours)
+    for message in messages:
+        if message not in ours:
+            metrics.count("unknown_methods", kind=message.kind)
+            if message.need_reply:
+                yield message.reply(result(0))

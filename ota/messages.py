@@ -3,6 +3,7 @@
 from typing import Any
 
 from mqtt_bridge.envelope import BigInt, Data, Int, Part, Text
+from ota import states
 from ota.models import UpgradeTarget
 
 METHOD = "ota_create"
@@ -48,6 +49,10 @@ class Report(Data, frozen=True):
     @property
     def status(self) -> str:
         return self.output.status if self.output else ""
+
+    @property
+    def is_end(self) -> bool:
+        return self.status in states.TERMINAL
 
     @property
     def step(self) -> str:

@@ -333,7 +333,7 @@ def _aircraft_blockers(gateway: Device, aircraft: Device) -> Iterable[Reason]:
 
 def _battery(gateway: Device, aircraft: Device) -> int | None:
     """The lowest of what is reported: by the dock, and by the aircraft while it is on."""
-    told = [gateway.battery_percent, aircraft.battery_percent if aircraft.is_online else None]
+    told = [gateway.battery, aircraft.battery if aircraft.is_online else None]
     return min((percent for percent in told if percent is not None), default=None)
 
 

@@ -14,9 +14,9 @@ from django.db.models import F
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
 from ota import errors, live, states
-from ota.models import ForeignUpgrade, UpgradeTask
+from ota.models import UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import no_show, proof, retries
+from ota.upgrades import no_show, others, proof, retries
 
 IDLE = 0
 # After a break the bridge first brings in what the broker kept; that long nothing is judged.
@@ -50,17 +50,9 @@ def enforce(now: dt.datetime) -> None:
     for verdict, tasks in verdicts.items():
         _carry_out(verdict, tasks, now)
     if _has_caught_up(heard, settings.STALL_TIME):
-        forget_foreign(heard.until, now)
+        others.forget_silent(heard.until - dt.timedelta(seconds=settings.STALL_TIME), now)
     if _has_caught_up(heard, settings.FIRMWARE_NO_SHOW):
         no_show.flag(now)
-
-
-def forget_foreign(heard_until: dt.datetime, now: dt.datetime) -> None:
-    """An upgrade of somebody else that fell silent blocks no longer."""
-    limit = heard_until - dt.timedelta(seconds=settings.STALL_TIME)
-    silent = ForeignUpgrade.objects.filter(finished_at=None, last_seen_at__lt=limit)
-    Device.objects.filter(foreign_upgrades__in=silent).update(changed_at=now)
-    silent.update(finished_at=now, device_status="silent")
 
 
 def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> None:

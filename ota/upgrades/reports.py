@@ -1,4 +1,4 @@
-"""What docks report about upgrades: replies to the command, progress, and upgrades of others."""
+"""What docks report about upgrades: replies to the command, and progress."""
 
 import datetime as dt
 import uuid
@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
-from fleet.models import Device
 from mqtt_bridge import bulk, metrics
 from mqtt_bridge.among import Question
 from mqtt_bridge.envelope import Message, is_overtaken
 from ota import errors, live, states
 from ota.messages import Report
-from ota.models import ForeignUpgrade, TaskEvent, UpgradeTask
+from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import proof, retries
+from ota.upgrades import others, proof, retries
 
 Reports = Sequence[Message[Report]]
 
@@ -45,7 +44,6 @@ Matched = tuple[Message[Report], Standing]
 # What docks say; the empty one is a missing one.
 _STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
 _ENDS = {str(status): status for status in (*states.UNSUCCESSFUL, TaskStatus.CANCELED)}
-_SAID_AT_THE_END = {*_ENDS, str(TaskStatus.OK)}
 _GIVEN_UP = states.TERMINAL - {TaskStatus.OK}
 
 
@@ -137,7 +135,11 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     bulk.update(UpgradeTask, _COLUMNS, rows)
     _apply_progress(moves, now)
     live.announce((tasks[pk].rollout_id, pk) for pk in rows)
-    record_foreign(foreign, now)
+    ends = [(message, task) for message, task in matched if message.data.is_end]
+    others.end(
+        {(task.sn, bid) for message, task in ends for bid in ("", message.bid, task.bid)}, now
+    )
+    others.record(foreign, now)
 
 
 def _count_unknown(messages: Reports) -> None:
@@ -164,19 +166,16 @@ def _newer(task: Standing, found: Reports) -> Reports:
     """The reports that say something new, oldest first: none after the end that a dock told."""
     if task.status in states.TERMINAL or task.device_ok_at:
         return []
-    may_be_echo = retries.is_echo(task.retries, task.replied_at)
+    may_be_echo = retries.is_echo(task.retries, task.replied_at)  # until something of it was told
     new: list[Message[Report]] = []
     for message in sorted(found, key=lambda message: message.at):
         is_echo = may_be_echo and _move(message).target in _ENDS.values()
         if not is_echo and not is_overtaken(message, task.progress_at, task.progress_seen_at):
             new.append(message)
-            if _is_end(message):
+            may_be_echo = False
+            if message.data.is_end:
                 break
     return new
-
-
-def _is_end(message: Message[Report]) -> bool:
-    return message.data.status in _SAID_AT_THE_END
 
 
 def _columns(
@@ -331,7 +330,7 @@ def _is_revenant(message: Message[Report], task: Standing) -> bool:
     """A dock goes on with a command that we had given up: nothing else may be sent to it now."""
     given_up = task.status in _GIVEN_UP and task.finished_at
     is_new = task.progress_at is None or message.at > task.progress_at
-    return bool(given_up and message.received_at > given_up and is_new and not _is_end(message))
+    return bool(given_up and message.received_at > given_up and is_new and not message.data.is_end)
 
 
 def _write_history(found: Sequence[tuple[Message[Report], UpgradeTask]]) -> None:
@@ -389,38 +388,19 @@ def _advice(result: int | None) -> str:
     return (errors.advice(result) or "")[:500]
 
 
-def record_foreign(messages: Reports, now: dt.datetime) -> None:
-    """Keeps upgrades that we did not start, so that they block ours until they end."""
-    if not messages:
-        return
-    metrics.count("foreign_progress", len(messages))
-    newest = {m.sn: m for m in sorted(messages, key=lambda message: message.at)}
-    for device in Device.objects.filter(sn__in=newest):
-        _record_foreign(device, newest[device.sn], now)
+def ours(messages: Reports) -> Reports:
+    """Those of the events without a method that are progress; flight tasks report in the same shape.
 
+    They name a command of ours, or their dock has an upgrade that is open.
+    """
+    tasks = UpgradeTask.objects.filter(attempt__gt=0, bid__in={m.bid for m in messages if m.bid})
+    named = set(tasks.values_list("bid", "gateway__sn"))
+    opened = UpgradeTask.objects.open().filter(gateway__sn__in={m.sn for m in messages})
+    busy = set(opened.values_list("gateway__sn", flat=True))
 
-def _record_foreign(gateway: Device, message: Message[Report], now: dt.datetime) -> None:
-    """Rare, so some statements each are fine."""
-    last = ForeignUpgrade.objects.filter(gateway=gateway).order_by("-pk").first()
-    if last and last.bid == message.bid and last.progress_at:
-        is_known = last.progress_at >= message.at or (last.finished_at and _is_end(message))
-        if is_known:
-            return
-    data, end = message.data, now if _is_end(message) else None
-    values = {
-        "bid": message.bid,
-        "device_status": data.status,
-        "percent": data.percent,
-        "step": data.step,
-        "result": data.result,
-        "last_seen_at": now,
-        "progress_at": message.at,
-        "finished_at": end,
-    }
-    ForeignUpgrade.objects.update_or_create(
-        gateway=gateway,
-        finished_at=None,
-        defaults=values,
-        create_defaults=values | {"first_seen_at": now},
-    )
-    Device.objects.filter(pk=gateway.pk).update(changed_at=now)
+    def is_ours(message: Message[Report]) -> bool:
+        output = message.data.output
+        in_shape = output is not None and output.progress is not None
+        return (message.bid, message.sn) in named or (in_shape and message.sn in busy)
+
+    return [message for message in messages if is_ours(message)]

@@ -114,6 +114,25 @@ def test_a_topology_that_the_broker_kept_says_who_belongs_to_whom_but_not_who_is
     assert not stored("DOCK1").is_online
 
 
+def test_a_dock_that_starts_with_a_slow_clock_starts_anew_like_any() -> None:
+    before = timezone.now() - dt.timedelta(hours=1)
+    make_dock(sn="DOCK1", online_since=before)
+    topology("DOCK1", seconds_ago=7200)
+    dock = stored("DOCK1")
+    assert dock.online_since
+    assert dock.online_since > before
+    assert dock.mode_code is None
+
+
+def test_a_topology_without_a_method_is_understood_and_answered() -> None:
+    make_dock(sn="DOCK1")
+    data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": [AIRCRAFT | {"sn": "AIR1"}]}
+    message = envelope(data)
+    (answer,) = pipeline.process([received("sys/product/DOCK1/status", message)])
+    assert (answer.tid, answer.data) == (message["tid"], {"result": 0})
+    assert stored("AIR1").gateway == stored("DOCK1")
+
+
 def test_a_dock_cannot_take_the_aircraft_of_another_organization() -> None:
     victim = make_dock()
     aircraft = make_aircraft(victim)

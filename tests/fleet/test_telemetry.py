@@ -57,6 +57,32 @@ def test_partial_messages_are_merged_by_key() -> None:
     assert (device.flighttask_step_code, device.link_workmode) == (1, 1)
 
 
+def test_what_two_groups_say_about_the_battery_is_kept_apart() -> None:
+    dock = make_dock()
+    batteries = [{"capacity_percent": 15}, {"capacity_percent": 95}]
+    for _ in range(2):
+        say(dock.sn, {"drone_charge_state": {"capacity_percent": 55}})
+        say(dock.sn, {"drone_battery_maintenance_info": {"batteries": batteries}})
+        device = stored(dock.sn)
+        assert (device.battery_percent, device.maintenance_percent) == (55, 15)
+
+
+def test_a_value_that_is_none_takes_the_place_of_the_last_good_one() -> None:
+    dock = make_dock(battery_percent=93, drone_in_dock=1, emergency_stop_state=0)
+    charge = {"drone_charge_state": {"capacity_percent": 32767}}
+    say(dock.sn, charge | {"drone_in_dock": 2, "emergency_stop_state": 3})
+    device = stored(dock.sn)
+    assert (device.battery_percent, device.drone_in_dock) == (32767, 2)
+    assert device.emergency_stop_state == 3
+
+
+def test_properties_that_name_a_method_are_read_like_any() -> None:
+    dock = make_dock()
+    topic = f"thing/product/{dock.sn}/osd"
+    pipeline.process([received(topic, envelope({"mode_code": 4}, "osd"), qos=0)])
+    assert stored(dock.sn).mode_code == 4
+
+
 def test_one_wrong_key_does_not_cost_the_others() -> None:
     dock = make_dock()
     say(dock.sn, {"mode_code": "much", "drone_in_dock": 0, "storage": [], "cover": {"x": 1}})

@@ -149,6 +149,17 @@ def test_an_aircraft_that_another_dock_is_upgrading_is_left_out() -> None:
     assert excluded(other) is None
 
 
+def test_the_emptiest_battery_that_the_dock_tells_decides() -> None:
+    dock = make_dock(battery_percent=93, maintenance_percent=12)
+    assert codes(make_aircraft(dock)) == ["low_battery"]
+
+
+@pytest.mark.parametrize("percent", [32767, -1, 101])
+def test_a_battery_that_cannot_be_read_is_unknown(percent: int) -> None:
+    dock = make_dock(battery_percent=percent, maintenance_percent=None)
+    assert codes(make_aircraft(dock)) == ["battery_unknown"]
+
+
 def test_an_unknown_battery_blocks() -> None:
     make_package()
     assert codes(make_aircraft(make_dock(battery_percent=None))) == ["battery_unknown"]

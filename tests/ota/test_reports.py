@@ -329,3 +329,63 @@ def test_progress_without_a_method_is_answered_like_any() -> None:
     topic = f"thing/product/{task.gateway.sn}/events"
     (answer,) = pipeline.process([received(topic, message)])
     assert answer.tid == message["tid"]
+
+
+def test_an_end_without_a_method_and_without_progress_is_known_by_its_bid() -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    message = envelope({"result": 312016, "output": {"status": "failed"}}, bid=task.bid)
+    topic = f"thing/product/{task.gateway.sn}/events"
+    (answer,) = pipeline.process([received(topic, message)])
+    task.refresh_from_db()
+    assert (task.status, answer.tid) == (TaskStatus.FAILED, message["tid"])
+
+
+def test_other_events_without_a_method_are_answered_and_are_no_upgrade() -> None:
+    """The progress of a flight task has the same shape."""
+    dock = make_dock()
+    message = envelope(progress(percent=10), bid="a flight", need_reply=1)
+    (answer,) = pipeline.process([received(f"thing/product/{dock.sn}/events", message)])
+    assert answer.tid == message["tid"]
+    assert not ForeignUpgrade.objects.exists()
+
+
+def test_a_dock_that_ends_a_command_that_we_gave_up_is_free_again() -> None:
+    finished = timezone.now() - dt.timedelta(seconds=5)
+    task = make_task(status=TaskStatus.TIMEOUT, finished_at=finished)
+    for data in (progress(percent=12), progress("ok", 100)):
+        report(task, data)
+    assert ForeignUpgrade.objects.get().finished_at
+
+
+def test_what_was_taken_for_foreign_before_the_task_was_followed_ends_with_it() -> None:
+    """Its reply was lost, and its firmware does not repeat our bid."""
+    task = make_task(make_dock(mode_code=3), status=TaskStatus.SENT, replied_at=None)
+    report(task, progress(percent=5), bid="its own")
+    UpgradeTask.objects.update(status=TaskStatus.IN_PROGRESS, replied_at=timezone.now())
+    report(task, progress("ok", 100), bid="its own")
+    assert task.device_ok_at
+    assert ForeignUpgrade.objects.get().finished_at
+
+
+def test_the_upgrade_of_somebody_else_does_not_end_with_ours() -> None:
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    now = timezone.now()
+    times = {"first_seen_at": now, "last_seen_at": now}
+    theirs = ForeignUpgrade.objects.create(gateway=task.gateway, bid="theirs", **times)
+    report(task, progress("ok", 100))
+    theirs.refresh_from_db()
+    assert theirs.finished_at is None
+
+
+def test_a_failure_right_after_the_first_progress_of_a_retry_is_its_own() -> None:
+    task = make_task(status=TaskStatus.SENT, replied_at=None, attempt=2, retries=1)
+    topic = f"thing/product/{task.gateway.sn}/events"
+    told = [(progress(), ago(0.5)), (progress("failed", 10, result=312016), ago(0.1))]
+    pipeline.process(
+        [
+            received(topic, envelope(data, "ota_progress", bid=task.bid, timestamp=at))
+            for data, at in told
+        ]
+    )
+    task.refresh_from_db()
+    assert task.status == TaskStatus.FAILED
