@@ -33,11 +33,12 @@ class Costs(NamedTuple):
     worker: float = 0.0
 
 
-# Measured on two cores of an Intel Xeon: of osd at 20,000 a second over two bridges; of reports in
-# batches of some hundred. In batches of 20 a report costs the bridge 170, in large ones 30.
-OSD = Costs(broker=9, bridge=60, database=40)
-REPORT = Costs(broker=10, bridge=100, database=40)
-COMMAND = Costs(broker=10, bridge=100, database=150, worker=500)
+# Measured on two cores of an AMD EPYC: of osd at 20,000 a second over two bridges, of reports at 5,000
+# (in large batches they cost the bridge 20), of commands in chunks of 500. What broker and database
+# spend was measured on an Intel Xeon, which is somewhat slower.
+OSD = Costs(broker=9, bridge=41, database=40)
+REPORT = Costs(broker=10, bridge=70, database=40)
+COMMAND = Costs(broker=10, bridge=70, database=150, worker=340)
 TICKS = 0.05  # cores of the workers, also while nothing is to do
 LINE = 330  # bytes in PostgreSQL, with indexes
 SUMMARY = 3 * 110  # bytes that are left of a task's reports
