@@ -87,6 +87,10 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         if target in states.TERMINAL:
             why = "" if target == TaskStatus.OK else text[:500]
             fields |= {"finished_at": now, "waits_for": [], "due_at": None, "message": why}
+        if target == TaskStatus.OK:  # proven, whatever the device has said on the way
+            told_none = models.When(result=None, then=models.Value(None))
+            success = models.Value(0, models.IntegerField())
+            fields["result"] = models.Case(told_none, default=success)
         with transaction.atomic():
             rows = self.filter(pk__among=wanted, status__in=allowed).order_by("pk")
             found = dict(rows.select_for_update().values_list("pk", "status"))

@@ -176,7 +176,7 @@ def test_a_device_that_has_the_new_version_after_a_restart_in_the_middle_is_prov
     task = make_task(status=TaskStatus.IN_PROGRESS)
     fail(task, RESTARTED)
     tell_version(task, task.targets.get().to_version)
-    assert task.status == TaskStatus.OK
+    assert (task.status, task.result, task.advice) == (TaskStatus.OK, 0, None)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
