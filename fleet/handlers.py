@@ -22,12 +22,16 @@ NOT_OFFERED = -1
 
 
 @on(Kind.STATUS, "update_topo", data=Topology)
-@on(Kind.STATUS, "", data=Topology)
 def update_topo(messages: Sequence[Message[Topology]]) -> Iterator[Reply]:
-    """Some firmware leaves the method out; docks say nothing else on this topic."""
     presence.update(messages, timezone.now())
     for message in messages:
         yield message.reply(result(0))
+
+
+@on(Kind.STATUS, "", data=Topology)
+def topology_without_method(messages: Sequence[Message[Topology]]) -> Iterator[Reply]:
+    """Some firmware leaves the method out; a topology tells what the dock is."""
+    yield from update_topo([message for message in messages if message.data.type is not None])
 
 
 @on(Kind.OSD, data=Properties, unless=telemetry.is_known)

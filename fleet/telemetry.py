@@ -345,6 +345,8 @@ def _firmware_change(device: Any, name: str, reported: Reported, now: dt.datetim
     last: dt.datetime | None = getattr(device, _ORDERED[name])
     if is_overtaken(message, last, getattr(device, _SEEN[name])):
         return {}
+    if message.is_again and last and message.at <= last:
+        return {}  # known since it came the first time, which may be long ago
     same = getattr(device, name) == reported.value
     repeats = message.kind is Kind.OSD and last and message.at - last < REPEATED_EVERY
     if same and repeats:

@@ -47,10 +47,9 @@ def progressed(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
 @on(Kind.EVENTS, "", data=Report)
 def progressed_without_method(messages: Sequence[Message[Report]]) -> Iterator[Reply]:
     """Some firmware leaves the method out; what is no progress is an event that nobody knows."""
-    ours = reports.ours(messages)
-    yield from progressed(ours)
-    for message in messages:
-        if message not in ours:
-            metrics.count("unknown_methods", kind=message.kind)
-            if message.need_reply:
-                yield message.reply(result(0))
+    progress, unknown = reports.divide(messages)
+    yield from progressed(progress)
+    for message in unknown:
+        metrics.count("unknown_methods", kind=message.kind)
+        if message.need_reply:
+            yield message.reply(result(0))

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.db import models, transaction
+from django.db.models.functions import Concat, Left
 
 from fleet import versions
 from fleet.models import Device, Organization
@@ -86,7 +87,10 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
             fields["result"] = result
         if target in states.TERMINAL:
             why = "" if target == TaskStatus.OK else text[:500]
-            fields |= {"finished_at": now, "waits_for": [], "due_at": None, "message": why}
+            ended = {"finished_at": now, "waits_for": [], "due_at": None, "message": why}
+            fields = ended | fields
+        if target == TaskStatus.SENT:  # how an earlier attempt ended says nothing about this one
+            fields = {"result": None, "message": ""} | fields
         if target == TaskStatus.OK:  # proven, whatever the device has said on the way
             told_none = models.When(result=None, then=models.Value(None))
             success = models.Value(0, models.IntegerField())
@@ -114,19 +118,30 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         failed: that needs somebody, whatever it was called off for.
         """
         waiting = self.filter(pk__among=list(pks), status=TaskStatus.PENDING)
-        sent = waiting.filter(attempt__gt=0).values_list("message", "result", "pk")
-        ends: dict[tuple[TaskStatus, str], list[int]] = {}
-        for message, result, pk in sent:
-            end = TaskStatus.FAILED if result else TaskStatus.TIMEOUT
-            why = f"{message}; not sent again: {text}" if message else f"not sent again: {text}"
-            ends.setdefault((end, why[:500]), []).append(pk)
-        never = waiting.filter(attempt=0)
-        moved = never.move(
-            never.values_list("pk", flat=True), TaskStatus.CANCELED, now, text, actor=actor
+        sent, has_failed = (
+            waiting.filter(attempt__gt=0),
+            models.Q(result__isnull=False, result__gt=0),
         )
-        for (end, why), those in ends.items():
-            moved += waiting.move(those, end, now, why, actor=actor)
+        again = {
+            "text": f"not sent again: {text}",
+            "message": _with_last(f"not sent again: {text}"),
+        }
+        ends: list[tuple[UpgradeTaskQuerySet, TaskStatus, dict[str, Any]]] = [
+            (waiting.filter(attempt=0), TaskStatus.CANCELED, {"text": text}),
+            (sent.filter(has_failed), TaskStatus.FAILED, again),
+            (sent.exclude(has_failed), TaskStatus.TIMEOUT, again),
+        ]
+        moved: list[int] = []
+        for those, end, said in ends:
+            moved += those.move(those.values_list("pk", flat=True), end, now, actor=actor, **said)
         return moved
+
+
+def _with_last(text: str) -> models.Expression:
+    """What a task ends with: what its last attempt left, and this."""
+    alone = models.When(message="", then=models.Value(text[:500]))
+    both = Concat("message", models.Value(f"; {text}"), output_field=models.CharField())
+    return models.Case(alone, default=Left(both, 500), output_field=models.CharField())
 
 
 class UpgradeTask(models.Model):

@@ -115,20 +115,16 @@ def withdraw(
 ) -> list[UpgradeTask]:
     """Takes a package back, with the tasks that were to install it and are not sent yet.
 
-    Returns the tasks that were canceled, oldest first. What was sent goes on, but can fetch the zip no longer.
+    Returns the tasks that were called off, oldest first. What was sent goes on, but can fetch the zip no longer.
     """
     with transaction.atomic():
         active = FirmwarePackage.objects.filter(pk=package.pk).exclude(state=PackageState.WITHDRAWN)
         if active.update(state=PackageState.WITHDRAWN):
             note(package, now, "withdrawn", user)
         waiting = UpgradeTask.objects.filter(targets__package=package, status=TaskStatus.PENDING)
-        moved = UpgradeTask.objects.move(
-            set(waiting.values_list("pk", flat=True)),
-            TaskStatus.CANCELED,
-            now,
-            f"package {package} was withdrawn"[:500],
-            only_from=[TaskStatus.PENDING],
-            actor=user,
+        pks = set(waiting.values_list("pk", flat=True))
+        moved = UpgradeTask.objects.call_off(
+            pks, now, f"package {package} was withdrawn"[:450], user
         )
         canceled = UpgradeTask.objects.filter(pk__in=moved).order_by("pk")
         tasks = list(canceled.select_related("gateway", "rollout"))

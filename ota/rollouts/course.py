@@ -291,7 +291,7 @@ def _expire(rollout: Rollout, now: dt.datetime) -> None:
         waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
         canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
         closed = Rollout.objects.filter(pk=rollout.pk, keeps_open=True).update(keeps_open=False)
-        text = f"{len(canceled)} upgrades were canceled"
+        text = f"{len(canceled)} upgrades were called off"
         note(rollout.pk, Kind.DEADLINE, now, joined(text, "it stays open no more" * closed))
 
 

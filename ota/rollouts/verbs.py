@@ -54,7 +54,7 @@ def resume(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
 
 
 def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> int:
-    """Cancels what was not issued yet and returns how many; a running upgrade cannot be stopped.
+    """Calls off what waits and returns how many; a running upgrade cannot be stopped.
 
     A task whose command went out and got no reply may be running too, so it is followed on.
     """
@@ -64,7 +64,7 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
         waiting = rollout.tasks.filter(status=TaskStatus.PENDING).values_list("pk", flat=True)
         canceled = course.cancel_tasks(waiting, now, user)
         if changed:
-            text = f"{len(canceled)} upgrades were not issued yet"
+            text = f"{len(canceled)} upgrades were called off"
             course.note(rollout.pk, Kind.CANCELED, now, course.joined(text, remark), user)
     return len(canceled)
 

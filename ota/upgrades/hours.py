@@ -24,7 +24,7 @@ def overdue(rollout: Rollout, now: dt.datetime) -> str:
     """Why nothing of a rollout may be sent any more, in words; empty before its deadline."""
     if rollout.deadline_at is None or rollout.deadline_at > now:
         return ""
-    return f"not issued by the deadline, {rollout.deadline_at:%Y-%m-%d %H:%M %Z}"
+    return f"not sent by the deadline, {rollout.deadline_at:%Y-%m-%d %H:%M %Z}"
 
 
 def closed(task: UpgradeTask, now: dt.datetime) -> str:

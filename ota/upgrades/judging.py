@@ -106,8 +106,8 @@ def write(
             continue
         reasons = [reason.as_json() for reason in found[task.pk]]
         rows[task.pk] = {"checked_at": now - OVERLAP, "due_at": _due_at(task, found[task.pk], now)}
-        # A dock that vanished after a command is not just away.
-        is_absent = not task.attempt and any(one.code == "offline" for one in found[task.pk])
+        is_offline = any(reason.code == "offline" for reason in found[task.pk])
+        is_absent = is_offline and not _may_have_vanished(task)
         rows[task.pk] |= {"waits_for": reasons, "is_ready": not reasons, "is_absent": is_absent}
         if not reasons and not task.is_ready:
             task.ready_at = rows[task.pk]["ready_at"] = now
@@ -116,6 +116,26 @@ def write(
     guard = f"t.status = '{TaskStatus.PENDING}'"
     bulk.update(UpgradeTask, _COLUMNS, rows, guard)
     live.announce((task.rollout_id, task.pk) for task in changed)
+
+
+def _may_have_vanished(task: UpgradeTask) -> bool:
+    """Whether nobody knows what a command did, this task's or that of the one it retries by hand.
+
+    A dock that is away then is not just away. After a failure that it told itself it is.
+    """
+    is_sent = task.attempt > 0 and not retries.is_resting(task)
+    return is_sent or (task.attempt == 0 and task.retry_of_id is not None)
+
+
+def _lost(task: UpgradeTask, situation: Situation) -> str:
+    """Why such a dock is waited for no longer; empty while it may come back."""
+    if situation.heard_since is None or not _may_have_vanished(task):
+        return ""
+    signs = (task.gateway.last_seen_at, task.sent_at, task.status_at, situation.heard_since)
+    silence = situation.now - max(filter(None, signs))
+    if silence <= dt.timedelta(seconds=settings.HARD_LIMIT):
+        return ""
+    return f"the dock has not been heard for {settings.HARD_LIMIT / 60:g} min; somebody has to look"
 
 
 def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> dt.datetime:
@@ -190,6 +210,8 @@ def _end(
     """How a waiting task ends without being sent, if the world has changed meanwhile."""
     if late := hours.overdue(task.rollout, situation.now):
         return TaskStatus.CANCELED, late
+    if lost := _lost(task, situation):
+        return TaskStatus.TIMEOUT, lost
     for target in targets:
         _note_rollback(target)
     to_send = [target for target in targets if not target.is_confirmed]

@@ -6,10 +6,12 @@ that is behind knows only what came before, so time is judged as of then.
 
 import datetime as dt
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db.models import F
+from django.db import transaction
+from django.db.models import F, Q
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
@@ -69,19 +71,25 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     found = UpgradeTask.objects.all()
     if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
-    if verdict.target == TaskStatus.PENDING and not verdict.is_unanswered:
-        # It may do the command now: what it said about its state lies before that.
-        silent = Device.objects.filter(pk__in=[task.gateway_id for task in tasks])
-        silent.update(changed_at=now, **Device.UNKNOWN_FACTS)
-    moved = found.move(
-        [task.pk for task in tasks],
-        verdict.target,
-        now,
-        verdict.text[:500],
-        only_from={TaskStatus(task.status) for task in tasks},
-        **fields,
-    )
+    with transaction.atomic():
+        moved = found.move(
+            [task.pk for task in tasks],
+            verdict.target,
+            now,
+            verdict.text[:500],
+            only_from={TaskStatus(task.status) for task in tasks},
+            **fields,
+        )
+        if verdict.target == TaskStatus.PENDING:
+            _forget_facts(moved, now)
     live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
+
+
+def _forget_facts(tasks: Collection[int], now: dt.datetime) -> None:
+    """A dock that was not heard since its command may do it now: what it said lies before that."""
+    is_before = Q(last_seen_at=None) | Q(last_seen_at__lt=F("tasks__sent_at"))
+    silent = Device.objects.filter(is_before, tasks__in=tasks)
+    silent.update(changed_at=now, **Device.UNKNOWN_FACTS)
 
 
 def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
@@ -165,15 +173,29 @@ def _last_sign(task: UpgradeTask) -> dt.datetime | None:
 
 
 def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
-    if not _is_over(task.status_at, settings.VERIFY_TIME, heard):
+    if not _is_over(
+        max(task.status_at, task.progress_seen_at or task.status_at), settings.VERIFY_TIME, heard
+    ):
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
     restarted = task.result == errors.RESTARTED
     what = "the device restarted in the middle" if restarted else "the dock fell silent"
     # What they had before is no reason for another attempt: it may have gone well.
-    is_blind = not proof.are_known(task.targets.all(), _last_sign(task))
+    is_blind = not proof.are_known(task.targets.all(), *_decided_from(task))
     return Verdict(TaskStatus.TIMEOUT, f"{what}, and {_shortfall(task)}", is_final=is_blind)
+
+
+def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """From when on a reported version decides, by our clock and by the dock's.
+
+    The word of a restart may come after what the dock says when it is back.
+    """
+    dock = task.gateway
+    is_back = dock.online_since and task.sent_at and dock.online_since > task.sent_at
+    if task.result == errors.RESTARTED and is_back:
+        return dock.online_since, dock.topology_at
+    return _last_sign(task), task.progress_at
 
 
 def _shortfall(task: UpgradeTask) -> str:

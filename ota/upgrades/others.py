@@ -47,6 +47,12 @@ def _record(gateway: Device, message: Message[Report], now: dt.datetime) -> None
     Device.objects.filter(pk=gateway.pk).update(changed_at=now)
 
 
+def under_way() -> set[str]:
+    """The docks that somebody else upgrades now; few."""
+    opened = ForeignUpgrade.objects.filter(finished_at=None)
+    return set(opened.values_list("gateway__sn", flat=True))
+
+
 def end(ends: Collection[tuple[str, str]], now: dt.datetime) -> None:
     """Ends those of a dock and a ``bid``.
 

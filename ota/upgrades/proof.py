@@ -46,10 +46,23 @@ def shortfall(targets: Iterable[UpgradeTarget]) -> str:
     return "; ".join(_missing(target) for target in targets if not target.is_confirmed)
 
 
-def are_known(targets: Iterable[UpgradeTarget], since: dt.datetime | None) -> bool:
-    """Whether all that have not proved their upgrade have said since then how they are."""
-    told = [_told_at(target) for target in targets if not target.is_confirmed]
-    return since is not None and all(at is not None and at > since for at in told)
+def are_known(
+    targets: Iterable[UpgradeTarget], since: dt.datetime | None, by_device: dt.datetime | None
+) -> bool:
+    """Whether all that have not proved their upgrade have said since then how they are.
+
+    ``since`` is by our clock, and ``by_device`` by the device's: what was said before may come later.
+    """
+    return all(
+        _is_after(_told_at(target), since)
+        and (not by_device or _is_after(_said_at(target), by_device))
+        for target in targets
+        if not target.is_confirmed
+    )
+
+
+def _is_after(at: dt.datetime | None, since: dt.datetime | None) -> bool:
+    return at is not None and since is not None and at >= since
 
 
 def _is_over(task: UpgradeTask) -> bool:
@@ -80,9 +93,15 @@ def _is_proven(target: UpgradeTarget) -> bool:
 
 
 def _told_at(target: UpgradeTarget) -> dt.datetime | None:
-    """When the device last reported what decides on its upgrade."""
+    """When we last heard of what decides on a device's upgrade."""
     is_consistency = target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
     return target.device.compatible_seen_at if is_consistency else target.device.firmware_seen_at
+
+
+def _said_at(target: UpgradeTarget) -> dt.datetime | None:
+    """When the device said that, by its own clock."""
+    device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
+    return device.compatible_reported_at if is_consistency else device.firmware_reported_at
 
 
 def has(target: UpgradeTarget) -> bool:

@@ -388,19 +388,19 @@ def _advice(result: int | None) -> str:
     return (errors.advice(result) or "")[:500]
 
 
-def ours(messages: Reports) -> Reports:
-    """Those of the events without a method that are progress; flight tasks report in the same shape.
+def divide(messages: Reports) -> tuple[Reports, Reports]:
+    """Events without a method: progress, and the rest. Flight tasks report in the same shape.
 
-    They name a command of ours, or their dock has an upgrade that is open.
+    Progress names a command of ours, or its dock has an upgrade that is open, somebody's or ours.
     """
     tasks = UpgradeTask.objects.filter(attempt__gt=0, bid__in={m.bid for m in messages if m.bid})
     named = set(tasks.values_list("bid", "gateway__sn"))
     opened = UpgradeTask.objects.open().filter(gateway__sn__in={m.sn for m in messages})
-    busy = set(opened.values_list("gateway__sn", flat=True))
+    busy = {*opened.values_list("gateway__sn", flat=True), *others.under_way()}
 
-    def is_ours(message: Message[Report]) -> bool:
+    def is_progress(message: Message[Report]) -> bool:
         output = message.data.output
         in_shape = output is not None and output.progress is not None
         return (message.bid, message.sn) in named or (in_shape and message.sn in busy)
 
-    return [message for message in messages if is_ours(message)]
+    return [m for m in messages if is_progress(m)], [m for m in messages if not is_progress(m)]

@@ -35,14 +35,14 @@ def outcome(
     task: UpgradeTask, target: TaskStatus, result: int | None, text: str, now: dt.datetime
 ) -> Outcome:
     """Another attempt after a pause, if the failure deserves one; else the end that it is."""
+    if result == errors.RESTARTED:
+        return Outcome(TaskStatus.VERIFYING, f"{text} What it reports then decides.", {})
     pause = _pause(task, target, result)
     if pause is None:
         return Outcome(target, text, {})
     again = now + dt.timedelta(seconds=pause * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
     if not _may_go_on(task, again):
         return Outcome(target, text, {})
-    if result == errors.RESTARTED:
-        return Outcome(TaskStatus.VERIFYING, f"{text} What it reports then decides.", {})
     if _remedy(result) == Remedy.RETRY_AFTER_FIX:
         _have_checked(task)
     return Outcome(

@@ -133,6 +133,14 @@ def test_a_topology_without_a_method_is_understood_and_answered() -> None:
     assert stored("AIR1").gateway == stored("DOCK1")
 
 
+def test_what_else_comes_without_a_method_is_no_topology() -> None:
+    """Such as the last will of a dock."""
+    make_aircraft(make_dock(sn="DOCK1"), sn="AIR1")
+    pipeline.process([received("sys/product/DOCK1/status", envelope({"online": False}))])
+    assert stored("AIR1").is_online
+    assert stored("DOCK1").mode_code == 0
+
+
 def test_a_dock_cannot_take_the_aircraft_of_another_organization() -> None:
     victim = make_dock()
     aircraft = make_aircraft(victim)

@@ -48,7 +48,7 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     # These end with the reason that the fault dictates.
     "rejected": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),
-    "fail-upgrade": (TaskStatus.FAILED, 312028),
+    "fail-upgrade": (TaskStatus.TIMEOUT, 312028),
     "ok-unproven": (TaskStatus.FAILED, 0),
     "silent": (TaskStatus.TIMEOUT, 0),
 }

@@ -67,7 +67,7 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     # These end with the reason that the fault dictates.
     "rejected-always": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),
-    "fail-upgrade": (TaskStatus.FAILED, 312028),
+    "fail-upgrade": (TaskStatus.TIMEOUT, 312028),
     "ok-unproven": (TaskStatus.FAILED, 0),
     # It took the command and was never heard again: nothing more is sent, and somebody has to look.
     "silent": (TaskStatus.TIMEOUT, 0),

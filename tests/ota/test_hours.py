@@ -200,7 +200,7 @@ def test_a_command_that_was_chosen_before_the_deadline_does_not_leave_after_it(
     assert issue.issue([task.pk], utc("2026-06-01 12:01")) == 0
     task.refresh_from_db()
     assert task.status == TaskStatus.CANCELED
-    assert "not issued by the deadline" in task.message
+    assert "not sent by the deadline" in task.message
 
 
 def test_a_deadline_before_the_hours_open_is_refused_where_it_is_chosen() -> None:

@@ -115,8 +115,8 @@ def test_ok_is_not_proof() -> None:
 
 def test_ok_with_an_error_is_a_failure() -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
-    report(task, progress("ok", 100, result=312028))
-    assert (task.status, task.result) == (TaskStatus.FAILED, 312028)
+    report(task, progress("ok", 100, result=312016))
+    assert (task.status, task.result) == (TaskStatus.FAILED, 312016)
 
 
 def test_an_error_while_in_progress_is_shown_and_ends_nothing() -> None:
@@ -129,7 +129,7 @@ def test_an_error_while_in_progress_is_shown_and_ends_nothing() -> None:
 @pytest.mark.parametrize("status", ["failed", "rejected", "canceled", "timeout"])
 def test_each_unsuccessful_end_of_the_device_ends_the_task(status: str) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
-    report(task, progress(status, 31, result=312028))
+    report(task, progress(status, 31, result=312016))
     assert task.status == status
     assert task.finished_at
 
@@ -150,7 +150,7 @@ def test_paused_goes_on() -> None:
 
 def test_a_late_report_does_not_reopen_a_task() -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
-    report(task, progress("failed", 31, result=312028), timestamp=ago(1))
+    report(task, progress("failed", 31, result=312016), timestamp=ago(1))
     report(task, progress("in_progress", 30), timestamp=ago(3))
     assert (task.status, task.percent) == (TaskStatus.FAILED, 31)
     assert task.events.filter(is_late=True, percent=30).count() == 1
@@ -285,7 +285,7 @@ def test_a_reply_without_a_readable_result_is_neither_yes_nor_no(data: dict[str,
 def test_in_one_batch_too_only_the_tasks_own_dock_speaks_about_it() -> None:
     task, liar = make_task(status=TaskStatus.IN_PROGRESS), make_dock()
     own = envelope(progress(percent=30), "ota_progress", bid=task.bid)
-    other = envelope(progress("failed", 5, result=312028), "ota_progress", bid=task.bid)
+    other = envelope(progress("failed", 5, result=312016), "ota_progress", bid=task.bid)
     pipeline.process(
         [
             received(f"thing/product/{task.gateway.sn}/events", own),
@@ -389,3 +389,13 @@ def test_a_failure_right_after_the_first_progress_of_a_retry_is_its_own() -> Non
     )
     task.refresh_from_db()
     assert task.status == TaskStatus.FAILED
+
+
+def test_the_end_of_somebody_elses_upgrade_is_known_without_a_method_too() -> None:
+    """Our own task, during which it was seen, may be over by then."""
+    task = make_task()
+    topic = f"thing/product/{task.gateway.sn}/events"
+    pipeline.process([received(topic, envelope(progress(), bid="theirs"))])
+    UpgradeTask.objects.update(status=TaskStatus.CANCELED)
+    pipeline.process([received(topic, envelope(progress("ok", 100), bid="theirs"))])
+    assert ForeignUpgrade.objects.get().finished_at
