@@ -234,11 +234,11 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
     def purge_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         package = get_object_or_404(FirmwarePackage, pk=object_id)
         try:
-            packages.purge(package, timezone.now(), _person(request))
+            is_gone = packages.purge(package, timezone.now(), _person(request))
         except PackageRefused as refusal:
             messages.error(request, str(refusal))
         else:
-            messages.success(request, f"The file of {package} was deleted.")
+            _tell_of_file(request, package, is_gone=is_gone)
         return _back_to(object_id)
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
@@ -270,9 +270,8 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         return to_delete, counts, perms_needed, reasons or protected
 
     def delete_model(self, request: HttpRequest, obj: FirmwarePackage) -> None:
-        name = str(obj.file.name)
         super().delete_model(request, obj)
-        transaction.on_commit(lambda: storage.remove(name))
+        transaction.on_commit(lambda: _discard_file(request, obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]) -> None:
         for package in queryset:
@@ -347,6 +346,20 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
 
 def _person(request: HttpRequest) -> User | None:
     return request.user if isinstance(request.user, User) else None
+
+
+def _discard_file(request: HttpRequest, package: FirmwarePackage) -> None:
+    """Of a package that was deleted; that it went is told by its row's going."""
+    if not storage.discard(str(package.file.name)):
+        _tell_of_file(request, package, is_gone=False)
+
+
+def _tell_of_file(request: HttpRequest, package: FirmwarePackage, *, is_gone: bool) -> None:
+    if is_gone:
+        messages.success(request, f"The file of {package} was deleted.")
+        return
+    text = f"The file of {package} could not be removed now. manage.py clean_library removes it."
+    messages.warning(request, text)
 
 
 def _allowed(package: FirmwarePackage) -> set[str]:
