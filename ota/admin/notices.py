@@ -15,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
+from fleet.keys import key
 from fleet.labels import ago, label, link, two_lines
 from fleet.models import Organization
 from ota import notices
@@ -157,4 +158,4 @@ def _organization(request: HttpRequest) -> Organization | None:
     wanted = request.GET.get("organization", "")
     if not wanted:
         return None
-    return get_object_or_404(_organizations(request), pk=wanted if wanted.isdecimal() else 0)
+    return get_object_or_404(_organizations(request), pk=key(wanted))

@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
-from fleet.keys import is_key
+from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
 from ota import notes, packages, states, storage
@@ -198,7 +198,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def make_this_available(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        self.make_available(request, FirmwarePackage.objects.filter(pk=object_id))
+        self.make_available(request, _one(object_id))
         return _back_to(object_id)
 
     @action(
@@ -215,7 +215,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def withdraw_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        self.withdraw(request, FirmwarePackage.objects.filter(pk=object_id))
+        self.withdraw(request, _one(object_id))
         return _back_to(object_id)
 
     @action(
@@ -232,7 +232,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def purge_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        package = get_object_or_404(FirmwarePackage, pk=object_id)
+        package = _one(object_id).get()
         try:
             is_gone = packages.purge(package, timezone.now(), _person(request))
         except PackageRefused as refusal:
@@ -243,8 +243,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
         """Only what the package's state allows."""
-        pk = object_id if is_key(str(object_id)) else 0
-        package = FirmwarePackage.objects.filter(pk=pk).first()
+        package = FirmwarePackage.objects.filter(pk=key(str(object_id))).first()
         allowed = _allowed(package) if package else set()
         found = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # unfold's
         return [one for one in found if one.method.original_function_name in allowed]
@@ -342,6 +341,12 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
     @admin.display(description="added")
     def added(self, package: FirmwarePackage) -> SafeString:
         return ago(package.created_at)
+
+
+def _one(object_id: str) -> QuerySet[FirmwarePackage]:
+    """The package that an address names, as actions take what was chosen."""
+    package = get_object_or_404(FirmwarePackage, pk=key(object_id))
+    return FirmwarePackage.objects.filter(pk=package.pk)
 
 
 def _person(request: HttpRequest) -> User | None:

@@ -11,6 +11,7 @@ from tests.people import context, log_in, text
 pytestmark = pytest.mark.django_db
 
 HUGE = "9" * 20  # more than any database's integer holds
+LONG = "9" * 5000  # more digits than Python makes a number of
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,9 @@ HUGE = "9" * 20  # more than any database's integer holds
         f"fleet/device/?organization__id__exact={HUGE}",
         f"fleet/device/upgrade/?pks={HUGE}",
         f"fleet/device/adopt/?pks={HUGE}",
+        f"fleet/site/?organization__id__exact={HUGE}",
+        f"ota/notice/settings/?organization={HUGE}",
+        f"ota/notice/settings/?organization={LONG}",
     ],
 )
 def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, address: str) -> None:
@@ -43,6 +47,24 @@ def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, addre
     make_task()
     response = client.get(f"/admin/{address}", follow=True)
     assert response.status_code in {200, 404}
+
+
+@pytest.mark.parametrize("key", ["abc", "999", "²", HUGE, LONG])
+@pytest.mark.parametrize(
+    "door",
+    [
+        "fleet/organization/{}/regenerate-code/",
+        "ota/firmwarepackage/{}/purge/",
+        "ota/firmwarepackage/{}/withdraw/",
+        "ota/firmwarepackage/{}/make-available/",
+    ],
+)
+def test_a_dialog_of_what_does_not_exist_is_no_fault_of_ours(
+    client: Client, door: str, key: str
+) -> None:
+    log_in(client, "Administrators")
+    response = client.post(f"/admin/{door.format(key)}", {"_form_submitted": "on"})
+    assert response.status_code == 404
 
 
 def test_nobody_guesses_a_binding_code_by_filtering_for_it(client: Client) -> None:
