@@ -12,11 +12,11 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from mqtt_bridge.admin import ReadOnlyAdmin
+from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import WebhookForm
 from ota.models import Webhook, WebhookDelivery
 from ota.models.notices import Kind, new_secret
@@ -63,8 +63,9 @@ class WebhookAdmin(ModelAdmin[Webhook]):
         )
 
     def get_urls(self) -> list[URLPattern]:
-        renew = require_POST(self.admin_site.admin_view(self.new_secret))
-        own = path("<int:pk>/secret/", renew, name="ota_webhook_secret")
+        renew = pressed_on("admin:ota_webhook_change", self.new_secret)
+        view = self.admin_site.admin_view(renew)
+        own = path("<int:pk>/secret/", view, name="ota_webhook_secret")
         return [own, *super().get_urls()]
 
     def response_add(

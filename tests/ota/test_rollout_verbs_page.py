@@ -71,8 +71,21 @@ def test_who_may_only_look_presses_nothing(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_link_does_nothing(operator: Client, verb: str) -> None:
-    address = reverse(f"admin:ota_rollout_{verb}", args=[make_rollout().pk])
-    assert operator.get(address).status_code == 405
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    response = operator.get(reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk]))
+    assert response["Location"] == reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert status(rollout) == R.NEEDS_APPROVAL
+    assert not rollout.events.exists()
+
+
+def test_who_has_to_log_in_after_a_press_is_told_that_nothing_was_done() -> None:
+    rollout, client = make_rollout(), Client()
+    User.objects.create_superuser("root", password="secret")
+    login = press(client, rollout, "pause")["Location"]
+    response = client.post(login, {"username": "root", "password": "secret"}, follow=True)
+    assert response.redirect_chain[-1][0] == reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert "Nothing was done: press the button again." in text(response)
+    assert status(rollout) == R.RUNNING
 
 
 def test_who_may_only_look_sees_no_button(operator: Client) -> None:
