@@ -78,7 +78,7 @@ class RolloutAdmin(ModelAdmin[Rollout]):
 
     class Media:
         css = {"all": ["ota/rollout.css"]}
-        js = [Script("ota/rollout.js", defer=True)]
+        js = [Script("ota/rollout.js", defer=True), Script("ota/once.js", defer=True)]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -7,6 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
+from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -132,9 +133,15 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
     @admin.action(description="Send again", permissions=["send"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
         """Also what was delivered; the id stays, by which a receiver knows it."""
-        now = timezone.now()
-        keys = list(queryset.values_list("pk", flat=True))
-        chosen = WebhookDelivery.objects.filter(pk__in=keys)
+        found = dict(queryset.values_list("pk", "webhook__is_active"))
+        chosen = WebhookDelivery.objects.filter(pk__in=[pk for pk, is_on in found.items() if is_on])
         Webhook.objects.filter(deliveries__in=chosen).update(rests_until=None)
-        count = chosen.update(status=Status.PENDING, attempts=0, next_at=now)
-        self.message_user(request, f"{count} will be sent now.", messages.SUCCESS)
+        count = chosen.update(status=Status.PENDING, attempts=0, next_at=timezone.now())
+        if count:
+            self.message_user(request, f"{count} will be sent now.", messages.SUCCESS)
+        if left := len(found) - count:
+            text = (
+                f"{left} {pluralize(left, 'was,were')} left out, as {pluralize(left, 'its,their')}"
+            )
+            text += f" webhook{pluralize(left, ' is,s are')} not active. Tick “Active” there first."
+            self.message_user(request, text, messages.WARNING)

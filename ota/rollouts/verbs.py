@@ -64,7 +64,8 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
         waiting = rollout.tasks.filter(status=TaskStatus.PENDING).values_list("pk", flat=True)
         canceled = course.cancel_tasks(waiting, now, user)
         if changed:
-            text = f"{len(canceled)} upgrades were not issued yet"
+            were = "upgrade was" if len(canceled) == 1 else "upgrades were"
+            text = f"{len(canceled)} {were} not issued yet"
             course.note(rollout.pk, Kind.CANCELED, now, course.joined(text, remark), user)
     return len(canceled)
 

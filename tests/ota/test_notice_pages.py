@@ -311,6 +311,26 @@ def test_what_was_given_up_is_sent_again(keeper: Client, rollout: Rollout) -> No
     assert gone.next_at
 
 
+def test_nothing_is_sent_again_to_a_webhook_that_is_switched_off(
+    keeper: Client, rollout: Rollout
+) -> None:
+    hooks = [make_webhook(make_organization(), is_active=is_on) for is_on in (True, False)]
+    sent, left = (delivery(hook, rollout, status="failed", attempts=7) for hook in hooks)
+    data = {"action": "send_again", "_selected_action": [str(sent.pk), str(left.pk)]}
+    assert told(keeper.post(LOG, data)) == (
+        "1 will be sent now. 1 was left out, as its webhook is not active. Tick “Active” there first."
+    )
+    sent.refresh_from_db()
+    left.refresh_from_db()
+    assert (sent.status, left.status, left.attempts) == ("pending", "failed", 7)
+
+
+def test_nothing_is_said_to_be_sent_where_all_is_left_out(keeper: Client, rollout: Rollout) -> None:
+    gone = delivery(make_webhook(make_organization(), is_active=False), rollout, status="failed")
+    data = {"action": "send_again", "_selected_action": [str(gone.pk)]}
+    assert "will be sent" not in told(keeper.post(LOG, data))
+
+
 def test_who_may_only_look_sends_nothing_again(rollout: Rollout) -> None:
     gone = delivery(make_webhook(make_organization()), rollout, status="failed")
     viewer = browser(person("viewer", "view_webhookdelivery"))

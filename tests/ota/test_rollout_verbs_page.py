@@ -1,6 +1,7 @@
 """A rollout's page: its policy, waves, history and failures, and the buttons for what operators do."""
 
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -353,13 +354,40 @@ def test_a_clone_leads_to_the_new_rollout_and_the_second_press_starts_none(
     reply = press(operator, rollout, "clone")
     made = Rollout.objects.exclude(pk=rollout.pk).get()
     assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[made.pk])
-    assert "No rollout was started" in told(press(operator, rollout, "clone"))
+    reply = press(operator, rollout, "clone")
+    assert "No rollout was started" in told(reply)
+    assert "may have them already, as when a button is pressed twice" in told(reply)
+
+
+def test_every_button_for_a_rollout_works_once(operator: Client) -> None:
+    shown = page(operator, in_two_waves(keeps_open=True))
+    verbs = shown.split('data-live="verbs"')[1].split(">Report</a>")[0]
+    buttons = re.findall(r"<button type=\"submit\"[^>]*>", verbs)
+    assert len(buttons) == 7
+    assert all("data-once" in button for button in buttons)
 
 
 def test_canceling_twice_says_so(operator: Client) -> None:
     rollout = make_task().rollout
     press(operator, rollout, "cancel")
     assert "It is canceled already." in told(press(operator, rollout, "cancel"))
+
+
+def test_a_rollout_that_has_ended_meanwhile_is_not_canceled_and_not_said_to_be(
+    operator: Client,
+) -> None:
+    rollout = make_task(status=S.OK, finished_at=timezone.now()).rollout
+    Rollout.objects.update(status=R.FINISHED, finished_at=timezone.now())
+    reply = press(operator, rollout, "cancel")
+    assert told(reply) == "It has ended; nothing of it is left to cancel."
+    assert status(rollout) == R.FINISHED
+    assert not LogEntry.objects.exists()
+
+
+def test_one_canceled_upgrade_is_counted_as_one(operator: Client) -> None:
+    press(operator, make_task().rollout, "cancel")
+    assert LogEntry.objects.get().change_message == "Canceled 1 task that was not issued yet."
+    assert RolloutEvent.objects.get().text == "1 upgrade was not issued yet"
 
 
 def test_what_was_done_stands_in_the_history_and_the_record(operator: Client) -> None:
