@@ -119,7 +119,7 @@ def test_what_failed_is_dismissed_together(console: Page) -> None:
     rollout = make_rollout()
     make_failed(rollout)
     look_at(console, rollout)
-    press(console, "Dismiss all", "Dismiss them")
+    press(console, "Dismiss all", "Dismiss it")
     expect(console.get_by_text("Dismissed 1 failed upgrade.")).to_be_visible()
     assert not UpgradeTask.objects.needing_attention().exists()
 

@@ -384,6 +384,23 @@ def test_a_rollout_that_has_ended_meanwhile_is_not_canceled_and_not_said_to_be(
     assert not LogEntry.objects.exists()
 
 
+def test_one_failure_is_spoken_of_as_one(operator: Client) -> None:
+    task = make_failed()
+    shown = page(operator, task.rollout)
+    assert "It is planned again and issued as soon as nothing blocks it." in shown
+    assert "It stays failed and leaves this list." in shown
+    make_failed(task.rollout)
+    shown = page(operator, task.rollout)
+    assert "All 2 are planned again and issued as soon as nothing blocks them." in shown
+    assert "They stay failed and leave this list." in shown
+
+
+@pytest.mark.parametrize("verb", ["retry", "dismiss"])
+def test_one_upgrade_is_one_in_the_history(operator: Client, verb: str) -> None:
+    press(operator, make_failed().rollout, verb)
+    assert RolloutEvent.objects.get().text == "1 upgrade"
+
+
 def test_one_canceled_upgrade_is_counted_as_one(operator: Client) -> None:
     press(operator, make_task().rollout, "cancel")
     assert LogEntry.objects.get().change_message == "Canceled 1 task that was not issued yet."
