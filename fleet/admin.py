@@ -26,6 +26,7 @@ from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
 from fleet.paging import KeyPaginator, PagedChangeList
+from fleet.prefilled import PrefilledAdmin
 from fleet.selection import Selection
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class OrganizationAdmin(ModelAdmin[Organization]):
 
 
 @admin.register(Site)
-class SiteAdmin(ModelAdmin[Site]):
+class SiteAdmin(PrefilledAdmin[Site]):
     when_empty = "A site is a place with a time zone. Devices are put into one on their own pages."
     form = SiteForm
     list_display = ["name", "organization", "time_zone"]
@@ -143,7 +144,7 @@ class SiteAdmin(ModelAdmin[Site]):
 
 
 @admin.register(DeviceModel)
-class DeviceModelAdmin(ModelAdmin[DeviceModel]):
+class DeviceModelAdmin(PrefilledAdmin[DeviceModel]):
     list_display = ["name", "key", "kind"]
     list_filter = [("kind", ChoicesDropdownFilter)]
     list_filter_submit = True

@@ -1,6 +1,6 @@
 """Webhooks in the console, and the log of what was sent to them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -16,23 +16,19 @@ from django.views.decorators.cache import never_cache
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
+from fleet.prefilled import PrefilledAdmin
 from mqtt_bridge.admin import ReadOnlyAdmin
 from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import WebhookForm
 from ota.models import Webhook, WebhookDelivery
 from ota.models.notices import Kind, new_secret
 
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
-
 Status = WebhookDelivery.Status
 COLOURS = {Status.PENDING: "info", Status.DELIVERED: "success", Status.FAILED: "danger"}
 
 
 @admin.register(Webhook)
-class WebhookAdmin(ModelAdmin[Webhook]):
+class WebhookAdmin(PrefilledAdmin[Webhook]):
     """The secret is shown once, when it is made, and on no page after that."""
 
     form = WebhookForm

@@ -49,6 +49,34 @@ def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, addre
     assert response.status_code in {200, 404}
 
 
+@pytest.mark.parametrize("key", ["abc", "1,abc", "²", HUGE, LONG])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "fleet/site/add/?organization={}",
+        "fleet/devicemodel/add/?compatible_with={}",
+        "ota/webhook/add/?organization={}",
+        "ota/organizationpolicy/add/?organization={}",
+        "ota/productcode/add/?models={}",
+    ],
+)
+def test_a_form_that_an_address_fills_with_nonsense_comes_without_it(
+    client: Client, form: str, key: str
+) -> None:
+    log_in(client, "Administrators")
+    assert client.get(f"/admin/{form.format(key)}").status_code == 200
+
+
+def test_a_form_is_filled_with_what_an_address_names(client: Client) -> None:
+    log_in(client, "Administrators")
+    organization = make_organization(name="Acme")
+    assert ">Acme<" in text(client.get(f"/admin/fleet/site/add/?organization={organization.pk}"))
+    dock = make_dock().model
+    assert dock
+    codes = text(client.get(f"/admin/ota/productcode/add/?models={dock.pk}"))
+    assert f">{dock}<" in codes
+
+
 @pytest.mark.parametrize("key", ["abc", "999", "²", HUGE, LONG])
 @pytest.mark.parametrize(
     "door",
