@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
 
@@ -97,9 +98,11 @@ def _fleet(request: HttpRequest) -> dict[str, Any]:
         "by_need": by_need,
         "by_model": _by_model(combinations),
         "fleet_tiles": [
-            Tile("devices", total, _devices()),
+            Tile(f"device{pluralize(total)}", total, _devices()),
             Tile("online", online, _devices(presence__exact="online"), "success"),
-            Tile("need an upgrade", wanting, _devices(need=ANY), "warning"),
+            Tile(
+                f"need{pluralize(wanting, 's,')} an upgrade", wanting, _devices(need=ANY), "warning"
+            ),
         ],
     }
 
@@ -241,7 +244,7 @@ def _attention(request: HttpRequest, found: dict[str, Any], now: dt.datetime) ->
     tiles = _undecided() if user.has_perm("ota.view_rollout") else []
     tiles += [
         Tile(
-            f"upgrades {TaskStatus(status).label.lower()} in the last {RECENT.days} days",
+            f"upgrade{pluralize(count)} {TaskStatus(status).label.lower()} in the last {RECENT.days} days",
             count,
             _tasks({status}, finished_at__gte=moment),
             "danger",
@@ -251,13 +254,16 @@ def _attention(request: HttpRequest, found: dict[str, Any], now: dt.datetime) ->
     if user.has_perm("ota.view_foreignupgrade"):
         count = ForeignUpgrade.objects.filter(finished_at=None).count()
         url = _list("ota_foreignupgrade", finished_at__isnull="1")
-        tiles.append(Tile("docks upgraded by somebody else right now", count, url, "warning"))
+        text = f"dock{pluralize(count)} upgraded by somebody else right now"
+        tiles.append(Tile(text, count, url, "warning"))
     if user.has_perm("mqtt_bridge.view_failedmessage"):
         count = FailedMessage.objects.filter(at__gte=since).count()
         url = _list("mqtt_bridge_failedmessage", at__gte=moment)
-        tiles.append(Tile(f"messages not understood in the last {RECENT.days} days", count, url))
+        text = f"message{pluralize(count)} not understood in the last {RECENT.days} days"
+        tiles.append(Tile(text, count, url))
     unclaimed = found.get("unclaimed", 0)
-    tiles.append(Tile("unclaimed devices", unclaimed, _devices(claimed="no"), "warning"))
+    text = f"unclaimed device{pluralize(unclaimed)}"
+    tiles.append(Tile(text, unclaimed, _devices(claimed="no"), "warning"))
     return [tile for tile in tiles if tile.number]
 
 
@@ -277,7 +283,7 @@ def _undecided() -> list[Tile]:
         ),
         _waiting_rollouts("waiting for a click to open the next wave", clicks, "running"),
         Tile(
-            "failed upgrades to retry or dismiss",
+            f"failed upgrade{pluralize(failed)} to retry or dismiss",
             failed,
             _tasks(states.UNSUCCESSFUL, resolved_at__isnull="1", finished_at__isnull="0"),
             "danger",
@@ -291,7 +297,7 @@ def _waiting_rollouts(what: str, found: "QuerySet[Any, int]", status: str) -> Ti
     url = _list("ota_rollout", status__exact=status)
     if len(pks) == 1:
         url = reverse("admin:ota_rollout_change", args=pks)
-    return Tile(f"rollouts {what}", len(pks), url, "warning")
+    return Tile(f"rollout{pluralize(pks)} {what}", len(pks), url, "warning")
 
 
 # Before the first device

@@ -10,7 +10,7 @@ from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -22,9 +22,11 @@ from unfold.decorators import action
 
 from fleet import binding, words
 from fleet.forms import AdoptForm, DeviceForm, SiteForm
+from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
 from fleet.paging import KeyPaginator, PagedChangeList
+from fleet.prefilled import PrefilledAdmin
 from fleet.selection import Selection
 
 if TYPE_CHECKING:
@@ -100,8 +102,9 @@ class OrganizationAdmin(ModelAdmin[Organization]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def regenerate_code(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        Organization.objects.filter(pk=object_id).update(binding_code=new_binding_code())
-        organization = Organization.objects.get(pk=object_id)
+        organization = get_object_or_404(Organization, pk=key(object_id))
+        organization.binding_code = new_binding_code()
+        organization.save(update_fields=["binding_code"])
         self.log_change(request, organization, "Made a new binding code.")
         messages.success(request, f"{organization} has a new binding code.")
         url = reverse("admin:fleet_organization_change", args=[object_id])
@@ -109,7 +112,7 @@ class OrganizationAdmin(ModelAdmin[Organization]):
 
 
 @admin.register(Site)
-class SiteAdmin(ModelAdmin[Site]):
+class SiteAdmin(PrefilledAdmin[Site]):
     when_empty = "A site is a place with a time zone. Devices are put into one on their own pages."
     form = SiteForm
     list_display = ["name", "organization", "time_zone"]
@@ -119,6 +122,9 @@ class SiteAdmin(ModelAdmin[Site]):
     list_filter_submit = True
     search_fields = ["name"]
     autocomplete_fields = ["organization"]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
+        return PagedChangeList
 
     def save_model(
         self, request: HttpRequest, obj: Site, form: ModelForm[Site], change: bool
@@ -138,7 +144,7 @@ class SiteAdmin(ModelAdmin[Site]):
 
 
 @admin.register(DeviceModel)
-class DeviceModelAdmin(ModelAdmin[DeviceModel]):
+class DeviceModelAdmin(PrefilledAdmin[DeviceModel]):
     list_display = ["name", "key", "kind"]
     list_filter = [("kind", ChoicesDropdownFilter)]
     list_filter_submit = True

@@ -4,6 +4,8 @@ import zoneinfo
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
+from django.template.defaultfilters import pluralize
 from unfold.widgets import UnfoldAdminSelect2Widget, UnfoldAdminSelectWidget
 
 from fleet.models import Device, Organization, Site
@@ -32,6 +34,20 @@ class SiteForm(forms.ModelForm[Site]):
                 initial="UTC",
                 widget=UnfoldAdminSelect2Widget,
             )
+
+    def clean_organization(self) -> Organization:
+        """A device stands only at sites of its own organization."""
+        chosen: Organization = self.cleaned_data["organization"]
+        if self.instance._state.adding or "organization" not in self.changed_data:
+            return chosen
+        strangers = Device.objects.filter(site=self.instance).exclude(organization=chosen).count()
+        if strangers:
+            raise ValidationError(
+                f"{strangers} device{pluralize(strangers)} of another organization "
+                f"stand{pluralize(strangers, 's,')} here. Choose another site for "
+                f"{pluralize(strangers, 'it,them')} first, or none."
+            )
+        return chosen
 
 
 class DeviceForm(forms.ModelForm[Device]):

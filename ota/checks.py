@@ -205,7 +205,7 @@ def _give_way(package: FirmwarePackage, known: FirmwarePackage, now: dt.datetime
     logger.info("%s has the bytes of %s and gives way to it", package, known)
     package.delete()
     if not changes.replace_file(known, name, now):
-        transaction.on_commit(lambda: storage.remove(name))
+        transaction.on_commit(lambda: storage.discard(name))
 
 
 def _refuse(claim: _Claim, problem: str, now: dt.datetime) -> None:

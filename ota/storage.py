@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import logging
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files.storage import FileSystemStorage, storages
 
 from ota.models import FirmwarePackage
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "firmware"
 # A bucket is asked for this much at once, bytes.
@@ -137,6 +140,21 @@ def listing() -> Iterator[Listed]:
 def remove(name: str) -> None:
     """Deletes a file; one that is not there is fine."""
     storages["default"].delete(name)
+
+
+def discard(name: str) -> bool:
+    """Deletes a file that belongs to nothing any more; whether that was possible.
+
+    What stays is found by ``clean_library``, so nothing has to fail for it.
+    """
+    try:
+        with reached():
+            _touch()
+            remove(name)
+    except StorageAway as error:
+        logger.warning("%s could not be removed now, clean_library removes it: %s", name, error)
+        return False
+    return True
 
 
 def object_of(name: str) -> tuple[Any, dict[str, str]]:

@@ -1,6 +1,6 @@
 """Product codes in the console: which models the code inside a zip stands for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -8,16 +8,12 @@ from django.forms import Form
 from django.http import HttpRequest
 
 from fleet.models import DeviceModel
+from fleet.prefilled import PrefilledAdmin
 from ota.models import ProductCode
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 
 @admin.register(ProductCode)
-class ProductCodeAdmin(ModelAdmin[ProductCode]):
+class ProductCodeAdmin(PrefilledAdmin[ProductCode]):
     when_empty = (
         "A package has a product code inside. Once it is taught here for which models a code stands, "
         "nobody has to name them any more."

@@ -12,12 +12,14 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
+from fleet.keys import key
 from fleet.labels import ago, label, link, two_lines
 from fleet.models import Organization
 from ota import notices
+from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import PreferenceForm
 from ota.models import Notice, Preference
 from ota.models.notices import Kind
@@ -97,9 +99,10 @@ class NoticeAdmin(ModelAdmin[Notice]):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
+        read_all = pressed_on("admin:ota_notice_changelist", self.read_all)
         own = [
             path("bell/", view(require_safe(self.bell)), name="ota_notice_bell"),
-            path("read/", view(require_POST(self.read_all)), name="ota_notice_read_all"),
+            path("read/", view(read_all), name="ota_notice_read_all"),
             path("settings/", view(self.choose), name="ota_notice_settings"),
             path("<int:pk>/open/", view(require_safe(self.open)), name="ota_notice_open"),
         ]
@@ -157,4 +160,4 @@ def _organization(request: HttpRequest) -> Organization | None:
     wanted = request.GET.get("organization", "")
     if not wanted:
         return None
-    return get_object_or_404(_organizations(request), pk=wanted if wanted.isdecimal() else 0)
+    return get_object_or_404(_organizations(request), pk=key(wanted))

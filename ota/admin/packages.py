@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
-from fleet.keys import is_key
+from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
 from ota import notes, packages, states, storage
@@ -198,7 +198,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def make_this_available(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        self.make_available(request, FirmwarePackage.objects.filter(pk=object_id))
+        self.make_available(request, _one(object_id))
         return _back_to(object_id)
 
     @action(
@@ -215,7 +215,7 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def withdraw_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        self.withdraw(request, FirmwarePackage.objects.filter(pk=object_id))
+        self.withdraw(request, _one(object_id))
         return _back_to(object_id)
 
     @action(
@@ -232,19 +232,18 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         },
     )  # type: ignore[untyped-decorator]  # unfold's
     def purge_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        package = get_object_or_404(FirmwarePackage, pk=object_id)
+        package = _one(object_id).get()
         try:
-            packages.purge(package, timezone.now(), _person(request))
+            is_gone = packages.purge(package, timezone.now(), _person(request))
         except PackageRefused as refusal:
             messages.error(request, str(refusal))
         else:
-            messages.success(request, f"The file of {package} was deleted.")
+            _tell_of_file(request, package, is_gone=is_gone)
         return _back_to(object_id)
 
     def get_actions_detail(self, request: HttpRequest, object_id: int) -> list[Any]:
         """Only what the package's state allows."""
-        pk = object_id if is_key(str(object_id)) else 0
-        package = FirmwarePackage.objects.filter(pk=pk).first()
+        package = FirmwarePackage.objects.filter(pk=key(str(object_id))).first()
         allowed = _allowed(package) if package else set()
         found = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # unfold's
         return [one for one in found if one.method.original_function_name in allowed]
@@ -270,9 +269,8 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         return to_delete, counts, perms_needed, reasons or protected
 
     def delete_model(self, request: HttpRequest, obj: FirmwarePackage) -> None:
-        name = str(obj.file.name)
         super().delete_model(request, obj)
-        transaction.on_commit(lambda: storage.remove(name))
+        transaction.on_commit(lambda: _discard_file(request, obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]) -> None:
         for package in queryset:
@@ -345,8 +343,28 @@ class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
         return ago(package.created_at)
 
 
+def _one(object_id: str) -> QuerySet[FirmwarePackage]:
+    """The package that an address names, as actions take what was chosen."""
+    package = get_object_or_404(FirmwarePackage, pk=key(object_id))
+    return FirmwarePackage.objects.filter(pk=package.pk)
+
+
 def _person(request: HttpRequest) -> User | None:
     return request.user if isinstance(request.user, User) else None
+
+
+def _discard_file(request: HttpRequest, package: FirmwarePackage) -> None:
+    """Of a package that was deleted; that it went is told by its row's going."""
+    if not storage.discard(str(package.file.name)):
+        _tell_of_file(request, package, is_gone=False)
+
+
+def _tell_of_file(request: HttpRequest, package: FirmwarePackage, *, is_gone: bool) -> None:
+    if is_gone:
+        messages.success(request, f"The file of {package} was deleted.")
+        return
+    text = f"The file of {package} could not be removed now. manage.py clean_library removes it."
+    messages.warning(request, text)
 
 
 def _allowed(package: FirmwarePackage) -> set[str]:

@@ -1,21 +1,15 @@
 """What the rollouts of an organization have unless somebody chooses otherwise, in the console."""
 
-from typing import TYPE_CHECKING
-
 from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest
 
+from fleet.prefilled import PrefilledAdmin
 from ota.models import OrganizationPolicy
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 
 @admin.register(OrganizationPolicy)
-class OrganizationPolicyAdmin(ModelAdmin[OrganizationPolicy]):
+class OrganizationPolicyAdmin(PrefilledAdmin[OrganizationPolicy]):
     list_display = [
         *("organization", "in_waves", "in_hours", "limit_in_flight", "max_failed_percent"),
         "approval_above",

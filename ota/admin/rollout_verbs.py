@@ -14,6 +14,11 @@ from ota.models import Rollout
 from ota.rollouts import InvalidPolicy, NothingToUpgrade, NotPossible
 from ota.terms import count
 
+_NOTHING_LEFT = (
+    "No rollout was started: no other device of these models and organizations can be upgraded. "
+    "Another rollout may have them already, as when a button is pressed twice."
+)
+
 UPGRADE = "ota.upgrade_devices"
 APPROVE = "ota.approve_rollout"
 
@@ -103,11 +108,15 @@ def _keep_open(given: Press) -> Outcome:
 def _cancel(given: Press) -> Outcome:
     was_canceled = given.rollout.status == Rollout.Status.CANCELED
     canceled = rollouts.cancel(given.rollout, given.now, given.user)
+    given.rollout.refresh_from_db()
+    if given.rollout.status != Rollout.Status.CANCELED:
+        return Outcome(False, "It has ended; nothing of it is left to cancel.")
     if was_canceled and not canceled:
         return Outcome(False, "It is canceled already.")
-    text = f"Canceled {count(canceled, 'task')} that had not been issued. "
-    log = f"Canceled {canceled} tasks that were not issued yet."
-    return Outcome(True, f"{text}What is running already goes on.", log)
+    found = count(canceled, "task")
+    text = f"Canceled {found} that had not been issued. What is running already goes on."
+    were = "was" if canceled == 1 else "were"
+    return Outcome(True, text, f"Canceled {found} that {were} not issued yet.")
 
 
 def _open_wave(given: Press) -> Outcome:
@@ -169,8 +178,7 @@ def _clone(given: Press) -> Outcome:
     try:
         made, plan = rollouts.clone(given.rollout, given.now, given.user)
     except NothingToUpgrade:
-        text = "No rollout was started: no other device of these models and organizations can be upgraded."
-        return Outcome(False, text)
+        return Outcome(False, _NOTHING_LEFT)
     became = "waits for approval" if plan.needs_approval else "was started"
     text = f"{made} {became} for {count(len(plan.tasks), 'dock')}."
     return Outcome(True, text, f"Cloned as rollout {made.pk}.", made=made)

@@ -14,12 +14,12 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, two_lines
 from ota import rollouts, rows, states, status, terms
 from ota.admin import report, rollout_verbs
+from ota.admin.buttons import pressed_on
 from ota.admin.rollout_verbs import VERBS, Press
 from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
@@ -78,7 +78,7 @@ class RolloutAdmin(ModelAdmin[Rollout]):
 
     class Media:
         css = {"all": ["ota/rollout.css"]}
-        js = [Script("ota/rollout.js", defer=True)]
+        js = [Script("ota/rollout.js", defer=True), Script("ota/once.js", defer=True)]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -117,13 +117,9 @@ class RolloutAdmin(ModelAdmin[Rollout]):
         return ago(rollout.created_at)
 
     def get_urls(self) -> list[URLPattern]:
+        press = self.admin_site.admin_view(pressed_on("admin:ota_rollout_change", self.press))
         own = [
-            path(
-                f"<int:pk>/{name}/",
-                require_POST(self.admin_site.admin_view(self.press)),
-                {"name": name},
-                name=f"ota_rollout_{name}",
-            )
+            path(f"<int:pk>/{name}/", press, {"name": name}, name=f"ota_rollout_{name}")
             for name in VERBS
         ]
         report = self.admin_site.admin_view(self.report)

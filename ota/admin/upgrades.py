@@ -13,7 +13,6 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
-from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.keys import is_key
@@ -21,6 +20,7 @@ from fleet.labels import NOTHING, ago, label, link
 from fleet.models import Device
 from fleet.paging import BoundedPaginator, PagedChangeList
 from ota import downloads, errors, rollouts, rows, states
+from ota.admin.buttons import pressed_on
 from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
@@ -155,8 +155,9 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
         return queryset.filter(gateway__in=first if len(first) <= MANY else docks), False
 
     def get_urls(self) -> list[URLPattern]:
-        cancel = require_POST(self.admin_site.admin_view(self.cancel))
-        own = path("<int:pk>/cancel/", cancel, name="ota_upgradetask_cancel")
+        cancel = pressed_on("admin:ota_upgradetask_change", self.cancel)
+        view = self.admin_site.admin_view(cancel)
+        own = path("<int:pk>/cancel/", view, name="ota_upgradetask_cancel")
         return [own, *super().get_urls()]
 
     def render_change_form(

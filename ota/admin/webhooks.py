@@ -1,37 +1,34 @@
 """Webhooks in the console, and the log of what was sent to them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
+from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
+from fleet.prefilled import PrefilledAdmin
 from mqtt_bridge.admin import ReadOnlyAdmin
+from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import WebhookForm
 from ota.models import Webhook, WebhookDelivery
 from ota.models.notices import Kind, new_secret
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 Status = WebhookDelivery.Status
 COLOURS = {Status.PENDING: "info", Status.DELIVERED: "success", Status.FAILED: "danger"}
 
 
 @admin.register(Webhook)
-class WebhookAdmin(ModelAdmin[Webhook]):
+class WebhookAdmin(PrefilledAdmin[Webhook]):
     """The secret is shown once, when it is made, and on no page after that."""
 
     form = WebhookForm
@@ -63,8 +60,9 @@ class WebhookAdmin(ModelAdmin[Webhook]):
         )
 
     def get_urls(self) -> list[URLPattern]:
-        renew = require_POST(self.admin_site.admin_view(self.new_secret))
-        own = path("<int:pk>/secret/", renew, name="ota_webhook_secret")
+        renew = pressed_on("admin:ota_webhook_change", self.new_secret)
+        view = self.admin_site.admin_view(renew)
+        own = path("<int:pk>/secret/", view, name="ota_webhook_secret")
         return [own, *super().get_urls()]
 
     def response_add(
@@ -131,9 +129,15 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
     @admin.action(description="Send again", permissions=["send"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[WebhookDelivery]) -> None:
         """Also what was delivered; the id stays, by which a receiver knows it."""
-        now = timezone.now()
-        keys = list(queryset.values_list("pk", flat=True))
-        chosen = WebhookDelivery.objects.filter(pk__in=keys)
+        found = dict(queryset.values_list("pk", "webhook__is_active"))
+        chosen = WebhookDelivery.objects.filter(pk__in=[pk for pk, is_on in found.items() if is_on])
         Webhook.objects.filter(deliveries__in=chosen).update(rests_until=None)
-        count = chosen.update(status=Status.PENDING, attempts=0, next_at=now)
-        self.message_user(request, f"{count} will be sent now.", messages.SUCCESS)
+        count = chosen.update(status=Status.PENDING, attempts=0, next_at=timezone.now())
+        if count:
+            self.message_user(request, f"{count} will be sent now.", messages.SUCCESS)
+        if left := len(found) - count:
+            text = (
+                f"{left} {pluralize(left, 'was,were')} left out, as {pluralize(left, 'its,their')}"
+            )
+            text += f" webhook{pluralize(left, ' is,s are')} not active. Tick “Active” there first."
+            self.message_user(request, text, messages.WARNING)

@@ -14,6 +14,9 @@ from ota.packages.facts import minimum, refuse_clash, refuse_length
 from ota.states import OPEN, PackageState, TaskStatus
 from ota.zips import PackageRefused
 
+_DELETED = "its file was deleted"
+_LEFT = "its file could not be removed now; clean_library removes it"
+
 
 def note(
     package: FirmwarePackage, now: dt.datetime, text: str, user: User | None = None
@@ -133,13 +136,16 @@ def withdraw(
     return tasks
 
 
-def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) -> None:
+def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) -> bool:
     """Deletes the file of a withdrawn package and keeps its row, which histories need.
+
+    Whether the file is gone; if not, it is left to ``clean_library``.
 
     Raises:
         PackageRefused: it is not withdrawn, or an open upgrade may still fetch it.
     """
-    with transaction.atomic():
+    # Nothing around it may be undone: the file does not come back.
+    with transaction.atomic(durable=True):
         found = FirmwarePackage.objects.select_for_update().get(pk=package.pk)
         if found.state != PackageState.WITHDRAWN:
             raise PackageRefused(f"{found} is not withdrawn; withdraw it first.")
@@ -147,12 +153,12 @@ def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) 
         if needed:
             are = "1 upgrade that has" if needed == 1 else f"{needed} upgrades that have"
             raise PackageRefused(f"{found} is needed by {are} not ended yet.")
-        if found.purged_at is None:
-            FirmwarePackage.objects.filter(pk=found.pk).update(purged_at=now)
-            note(found, now, "its file was deleted", user)
-        name = str(found.file.name)
-        transaction.on_commit(lambda: storage.remove(name))
-    package.purged_at = package.purged_at or now
+        FirmwarePackage.objects.filter(pk=found.pk, purged_at=None).update(purged_at=now)
+    package.purged_at = found.purged_at or now
+    is_gone = storage.discard(str(found.file.name))
+    if found.purged_at is None:
+        note(found, now, _DELETED if is_gone else _LEFT, user)
+    return is_gone
 
 
 def replace_file(
@@ -172,7 +178,7 @@ def replace_file(
         note(package, now, "its file was replaced, and is being checked", user)
         old = str(found.file.name)
         if old != name:
-            transaction.on_commit(lambda: storage.remove(old))
+            transaction.on_commit(lambda: storage.discard(old))
     return True
 
 

@@ -61,6 +61,11 @@ def note(
     live.announce([(rollout_id, 0)])
 
 
+def upgrades(number: int) -> str:
+    """Such as ``1 upgrade`` and ``2 upgrades``, for a history."""
+    return "1 upgrade" if number == 1 else f"{number} upgrades"
+
+
 def joined(text: str, remark: str) -> str:
     """What happened, and what somebody remarked about it, as one line of a history."""
     return "; ".join(part for part in (text, remark) if part)
@@ -118,7 +123,7 @@ def _reason_to_stop(rollout: Rollout, waves: Sequence[Wave], found: Sequence[Sta
     if not whole.waiting:  # nothing is left that stopping would hold back
         return ""
     if rollout.max_failed is not None and whole.failed > rollout.max_failed:
-        return f"{whole.failed} upgrades failed; at most {rollout.max_failed} may"
+        return f"{upgrades(whole.failed)} failed; at most {rollout.max_failed} may"
     for name, standing in [("the rollout", whole), *zip(map(str, waves), found, strict=True)]:
         if _is_too_bad(rollout, standing):
             return (
@@ -291,7 +296,8 @@ def _expire(rollout: Rollout, now: dt.datetime) -> None:
         waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
         canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
         closed = Rollout.objects.filter(pk=rollout.pk, keeps_open=True).update(keeps_open=False)
-        text = f"{len(canceled)} upgrades were called off"
+        were = "was" if len(canceled) == 1 else "were"
+        text = f"{upgrades(len(canceled))} {were} called off"
         note(rollout.pk, Kind.DEADLINE, now, joined(text, "it stays open no more" * closed))
 
 

@@ -64,7 +64,8 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
         waiting = rollout.tasks.filter(status=TaskStatus.PENDING).values_list("pk", flat=True)
         canceled = course.cancel_tasks(waiting, now, user)
         if changed:
-            text = f"{len(canceled)} upgrades were called off"
+            were = "was" if len(canceled) == 1 else "were"
+            text = f"{course.upgrades(len(canceled))} {were} called off"
             course.note(rollout.pk, Kind.CANCELED, now, course.joined(text, remark), user)
     return len(canceled)
 
@@ -168,7 +169,7 @@ def retry(
         made = [task for task in found if task]
         UpgradeTask.objects.filter(retried_as__in=made).update(resolved_at=now)
         if made:
-            text = course.joined(f"{len(made)} upgrades{_reopen(locked, now)}", remark)
+            text = course.joined(f"{course.upgrades(len(made))}{_reopen(locked, now)}", remark)
             course.note(rollout.pk, Kind.RETRIED, now, text, user)
     live.announce((rollout.pk, task.pk) for task in made)
     return made
@@ -246,7 +247,7 @@ def dismiss(
         failed = list(_failed(rollout, pks).values_list("pk", flat=True))
         count = UpgradeTask.objects.filter(pk__in=failed, resolved_at=None).update(resolved_at=now)
         if count:
-            text = course.joined(f"{count} upgrades", remark)
+            text = course.joined(course.upgrades(count), remark)
             course.note(rollout.pk, Kind.DISMISSED, now, text, user)
     live.announce((rollout.pk, pk) for pk in failed)
     return count

@@ -327,6 +327,10 @@ def test_many_warnings_of_one_kind_are_shortened_and_cost_no_more(
 # What waits for a decision
 
 
+def tiles(client: Client) -> set[str]:
+    return {tile.text for tile in context(client, PAGE)["tiles"]}
+
+
 def attention(client: Client) -> dict[str, tuple[int, str]]:
     return {tile.text: (tile.number, tile.url) for tile in context(client, PAGE)["attention"]}
 
@@ -334,7 +338,7 @@ def attention(client: Client) -> dict[str, tuple[int, str]]:
 def test_failures_that_nobody_has_settled_stay_however_old(viewer: Client) -> None:
     long_ago = timezone.now() - dt.timedelta(days=30)
     make_task(make_dock(), status=TaskStatus.FAILED, finished_at=long_ago)
-    number, url = attention(viewer)["failed upgrades to retry or dismiss"]
+    number, url = attention(viewer)["failed upgrade to retry or dismiss"]
     assert number == 1
     assert viewer.get(url).context["cl"].result_count == 1
 
@@ -342,7 +346,7 @@ def test_failures_that_nobody_has_settled_stay_however_old(viewer: Client) -> No
 def test_a_rollout_that_waits_for_approval_is_a_click_away(viewer: Client) -> None:
     rollout = make_rollout(status="needs_approval")
     page = reverse("admin:ota_rollout_change", args=[rollout.pk])
-    assert attention(viewer) == {"rollouts waiting for approval": (1, page)}
+    assert attention(viewer) == {"rollout waiting for approval": (1, page)}
     make_rollout(status="needs_approval")
     number, url = attention(viewer)["rollouts waiting for approval"]
     assert (number, viewer.get(url).context["cl"].result_count) == (2, 2)
@@ -353,4 +357,41 @@ def test_a_rollout_whose_next_wave_waits_for_a_click_stands_there(viewer: Client
     make_wave(rollout, 2, opened_at=None)
     assert attention(viewer) == {}
     rollout.wave_set.filter(number=1).update(met_at=timezone.now())
-    assert list(attention(viewer)) == ["rollouts waiting for a click to open the next wave"]
+    assert list(attention(viewer)) == ["rollout waiting for a click to open the next wave"]
+
+
+# Numbers and their words
+
+
+def make_one_of_each() -> None:
+    now = timezone.now()
+    make_task(make_dock(organization=None), status=TaskStatus.FAILED, finished_at=now)
+    other = {"first_seen_at": now, "last_seen_at": now}
+    ForeignUpgrade.objects.create(gateway=Device.objects.get(), **other)
+    FailedMessage.objects.create(at=now, topic="thing", payload="", reason="it is no JSON")
+    make_rollout(status="needs_approval")
+    asking = make_rollout(asks_between_waves=True)
+    asking.wave_set.update(met_at=now)
+    make_wave(asking, 2, opened_at=None)
+
+
+def test_one_is_not_called_many(viewer: Client) -> None:
+    make_one_of_each()
+    assert set(attention(viewer)) == {
+        "rollout waiting for approval",
+        "rollout waiting for a click to open the next wave",
+        "failed upgrade to retry or dismiss",
+        "upgrade failed in the last 7 days",
+        "dock upgraded by somebody else right now",
+        "message not understood in the last 7 days",
+        "unclaimed device",
+    }
+    assert "1 of 1 dock finished" in text(viewer.get(PAGE))
+
+
+def test_the_tiles_of_the_fleet_count_one_and_many(viewer: Client) -> None:
+    make_package()
+    make_dock()
+    assert {"device", "needs an upgrade"} <= tiles(viewer)
+    make_dock()
+    assert {"devices", "need an upgrade"} <= tiles(viewer)

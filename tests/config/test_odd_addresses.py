@@ -11,6 +11,7 @@ from tests.people import context, log_in, text
 pytestmark = pytest.mark.django_db
 
 HUGE = "9" * 20  # more than any database's integer holds
+LONG = "9" * 5000  # more digits than Python makes a number of
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,9 @@ HUGE = "9" * 20  # more than any database's integer holds
         f"fleet/device/?organization__id__exact={HUGE}",
         f"fleet/device/upgrade/?pks={HUGE}",
         f"fleet/device/adopt/?pks={HUGE}",
+        f"fleet/site/?organization__id__exact={HUGE}",
+        f"ota/notice/settings/?organization={HUGE}",
+        f"ota/notice/settings/?organization={LONG}",
     ],
 )
 def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, address: str) -> None:
@@ -43,6 +47,52 @@ def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, addre
     make_task()
     response = client.get(f"/admin/{address}", follow=True)
     assert response.status_code in {200, 404}
+
+
+@pytest.mark.parametrize("key", ["abc", "1,abc", "²", HUGE, LONG])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "fleet/site/add/?organization={}",
+        "fleet/devicemodel/add/?compatible_with={}",
+        "ota/webhook/add/?organization={}",
+        "ota/organizationpolicy/add/?organization={}",
+        "ota/productcode/add/?models={}",
+    ],
+)
+def test_a_form_that_an_address_fills_with_nonsense_comes_without_it(
+    client: Client, form: str, key: str
+) -> None:
+    log_in(client, "Administrators")
+    assert client.get(f"/admin/{form.format(key)}").status_code == 200
+
+
+def test_a_form_is_filled_with_what_an_address_names(client: Client) -> None:
+    log_in(client, "Administrators")
+    organization = make_organization(name="Acme")
+    assert ">Acme<" in text(client.get(f"/admin/fleet/site/add/?organization={organization.pk}"))
+    dock = make_dock().model
+    assert dock
+    codes = text(client.get(f"/admin/ota/productcode/add/?models={dock.pk}"))
+    assert f">{dock}<" in codes
+
+
+@pytest.mark.parametrize("key", ["abc", "999", "²", HUGE, LONG])
+@pytest.mark.parametrize(
+    "door",
+    [
+        "fleet/organization/{}/regenerate-code/",
+        "ota/firmwarepackage/{}/purge/",
+        "ota/firmwarepackage/{}/withdraw/",
+        "ota/firmwarepackage/{}/make-available/",
+    ],
+)
+def test_a_dialog_of_what_does_not_exist_is_no_fault_of_ours(
+    client: Client, door: str, key: str
+) -> None:
+    log_in(client, "Administrators")
+    response = client.post(f"/admin/{door.format(key)}", {"_form_submitted": "on"})
+    assert response.status_code == 404
 
 
 def test_nobody_guesses_a_binding_code_by_filtering_for_it(client: Client) -> None:

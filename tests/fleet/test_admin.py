@@ -270,6 +270,27 @@ def test_a_site_has_a_time_zone_that_exists(administrator: Client, zone: str, co
     assert Site.objects.filter(time_zone=zone).count() == count
 
 
+def test_a_site_stays_in_its_organization_while_devices_of_that_stand_there(
+    administrator: Client,
+) -> None:
+    dock = make_dock()
+    assert dock.organization
+    site = Site.objects.create(organization=dock.organization, name="Roof")
+    Device.objects.filter(pk=dock.pk).update(site=site)
+    form = {"organization": make_organization().pk, "name": "Roof", "time_zone": "UTC"}
+    reply = administrator.post(f"/admin/fleet/site/{site.pk}/change/", form)
+    assert reply.status_code == 200
+    assert "1 device of another organization stands here" in text(reply)
+    assert Site.objects.get().organization == dock.organization
+
+
+def test_an_empty_site_moves_to_another_organization(administrator: Client) -> None:
+    site, other = Site.objects.create(organization=make_organization()), make_organization()
+    form = {"organization": other.pk, "name": "Roof", "time_zone": "UTC"}
+    administrator.post(f"/admin/fleet/site/{site.pk}/change/", form)
+    assert Site.objects.get().organization == other
+
+
 @pytest.mark.parametrize("name", ["organization", "site", "devicemodel", "device"])
 def test_a_viewer_reads_the_lists(viewer: Client, name: str) -> None:
     Site.objects.create(organization=make_organization(), name="Roof")

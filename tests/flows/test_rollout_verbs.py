@@ -119,7 +119,7 @@ def test_what_failed_is_dismissed_together(console: Page) -> None:
     rollout = make_rollout()
     make_failed(rollout)
     look_at(console, rollout)
-    press(console, "Dismiss all", "Dismiss them")
+    press(console, "Dismiss all", "Dismiss it")
     expect(console.get_by_text("Dismissed 1 failed upgrade.")).to_be_visible()
     assert not UpgradeTask.objects.needing_attention().exists()
 
@@ -184,6 +184,17 @@ def test_a_clone_leads_to_the_new_rollout(console: Page) -> None:
     press(console, "Clone for the rest", "Start it")
     expect(console.get_by_role("heading", name="Rollout, the rest").first).to_be_visible()
     assert console.url.endswith(f"/{Rollout.objects.latest('pk').pk}/change/")
+
+
+def test_a_button_cannot_be_pressed_again_while_its_answer_is_awaited(console: Page) -> None:
+    look_at(console, make_task().rollout)
+    # An answer with which the browser stays where it is.
+    console.route("**/clone/", lambda route: route.fulfill(status=204))
+    console.locator("summary", has_text="Clone for the rest").click()
+    button = console.get_by_role("button", name="Start it", exact=True)
+    with console.expect_request("**/clone/"):
+        button.click()
+    expect(button).to_be_disabled()
 
 
 def test_an_operator_launches_in_waves_with_a_pilot(console: Page) -> None:

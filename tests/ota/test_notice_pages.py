@@ -110,7 +110,8 @@ def test_all_are_read_with_one_click_and_not_by_a_link(ada: User, rollout: Rollo
     notice(ada, rollout)
     notice(ada, rollout)
     client = browser(ada)
-    assert client.get(f"{LIST}read/").status_code == 405
+    assert "Nothing was done" in text(client.get(f"{LIST}read/", follow=True))
+    assert not Notice.objects.exclude(read_at=None).exists()
     assert told(client.post(f"{LIST}read/")) == "2 marked as read."
     assert 'data-count="0"' in text(client.get(BELL))
 
@@ -233,9 +234,11 @@ def test_the_secret_is_shown_when_the_webhook_is_made_and_never_again(keeper: Cl
 def test_a_new_secret_replaces_the_old_one(keeper: Client) -> None:
     hook = make_webhook(make_organization())
     url = f"{HOOKS}{hook.pk}/secret/"
-    assert keeper.get(url).status_code == 405
-    response = keeper.post(url)
     old = hook.secret
+    assert keeper.get(url)["Location"] == f"{HOOKS}{hook.pk}/change/"
+    hook.refresh_from_db()
+    assert hook.secret == old
+    response = keeper.post(url)
     hook.refresh_from_db()
     assert hook.secret != old
     assert hook.secret in text(response)
@@ -306,6 +309,26 @@ def test_what_was_given_up_is_sent_again(keeper: Client, rollout: Rollout) -> No
     hook.refresh_from_db()
     assert (gone.status, gone.attempts, hook.rests_until) == ("pending", 0, None)
     assert gone.next_at
+
+
+def test_nothing_is_sent_again_to_a_webhook_that_is_switched_off(
+    keeper: Client, rollout: Rollout
+) -> None:
+    hooks = [make_webhook(make_organization(), is_active=is_on) for is_on in (True, False)]
+    sent, left = (delivery(hook, rollout, status="failed", attempts=7) for hook in hooks)
+    data = {"action": "send_again", "_selected_action": [str(sent.pk), str(left.pk)]}
+    assert told(keeper.post(LOG, data)) == (
+        "1 will be sent now. 1 was left out, as its webhook is not active. Tick “Active” there first."
+    )
+    sent.refresh_from_db()
+    left.refresh_from_db()
+    assert (sent.status, left.status, left.attempts) == ("pending", "failed", 7)
+
+
+def test_nothing_is_said_to_be_sent_where_all_is_left_out(keeper: Client, rollout: Rollout) -> None:
+    gone = delivery(make_webhook(make_organization(), is_active=False), rollout, status="failed")
+    data = {"action": "send_again", "_selected_action": [str(gone.pk)]}
+    assert "will be sent" not in told(keeper.post(LOG, data))
 
 
 def test_who_may_only_look_sends_nothing_again(rollout: Rollout) -> None:

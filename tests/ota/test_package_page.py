@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.storage import FileSystemStorage
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -12,7 +13,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from ota import packages, storage
 from ota.models import FirmwarePackage, PackageEvent, ProductCode, UpgradeTask
-from ota.packages import PackageRefused
+from ota.packages import PackageRefused, changes
 from ota.states import PackageState, TaskStatus
 from tests.make import NEW, OLD, make_model, make_package, make_rollout, make_task
 from tests.people import log_in, queries, text, told
@@ -20,6 +21,14 @@ from tests.people import log_in, queries, text, told
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/ota/firmwarepackage/"
+
+
+@pytest.fixture
+def storage_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(where: FileSystemStorage, name: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(FileSystemStorage, "delete", refuse)
 
 
 def page(package: FirmwarePackage, name: str = "change") -> str:
@@ -285,6 +294,51 @@ def test_the_file_of_a_withdrawn_package_is_deleted_and_its_row_stays(
         storage.stat(str(package.file.name))
     assert "Its file was deleted" in text(administrator.get(page(package)))
     assert "its file was deleted" in history(package)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_that_cannot_be_removed_now_is_left_to_clean_library_and_that_is_told(
+    administrator: Client, storage_refuses: None
+) -> None:
+    package = make_package(state=PackageState.WITHDRAWN)
+    reply = administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+    assert reply.headers["HX-Redirect"] == page(package)
+    assert told(reply) == (
+        f"The file of {package} could not be removed now. manage.py clean_library removes it."
+    )
+    assert history(package) == ["its file could not be removed now; clean_library removes it"]
+    assert storage.path(str(package.file.name)).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_file_counts_as_deleted_while_the_folder_is_not_mounted(administrator: Client) -> None:
+    package = make_package(state=PackageState.WITHDRAWN)
+    storage.path(storage.FOLDER).rename(storage.path("away"))
+    reply = administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+    assert "could not be removed now" in told(reply)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_package_goes_though_its_file_cannot_be_removed_now_and_that_is_told(
+    administrator: Client, storage_refuses: None
+) -> None:
+    package = make_package(state=PackageState.DRAFT)
+    reply = administrator.post(page(package, "delete"), {"post": "yes"})
+    assert reply.status_code == 302
+    assert not FirmwarePackage.objects.exists()
+    shown = text(administrator.get(reply.headers["Location"]))
+    assert f"The file of {package} could not be removed now." in shown
+
+
+def test_a_file_that_was_replaced_may_stay_while_it_cannot_be_removed(
+    storage_refuses: None,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    package = make_package(state=PackageState.DRAFT, problem="damaged")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert changes.replace_file(package, "firmware/other.zip", timezone.now())
+    package.refresh_from_db()
+    assert package.file.name == "firmware/other.zip"
 
 
 def test_a_file_that_an_open_upgrade_needs_stays(administrator: Client) -> None:

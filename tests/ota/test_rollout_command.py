@@ -258,7 +258,7 @@ def test_what_failed_is_dismissed_once(run: Run) -> None:
     first, second = run.answer(*call), run.answer(*call)
     assert (first["changed"], first["dismissed"]) == (True, 1)
     assert (second["changed"], second["dismissed"]) == (False, 0)
-    assert history(rollout) == [(Kind.DISMISSED, "1 upgrades; from the terminal", None)]
+    assert history(rollout) == [(Kind.DISMISSED, "1 upgrade; from the terminal", None)]
 
 
 @pytest.mark.parametrize("verb", ["retry", "dismiss"])

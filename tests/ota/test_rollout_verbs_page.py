@@ -1,6 +1,7 @@
 """A rollout's page: its policy, waves, history and failures, and the buttons for what operators do."""
 
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -71,8 +72,21 @@ def test_who_may_only_look_presses_nothing(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_link_does_nothing(operator: Client, verb: str) -> None:
-    address = reverse(f"admin:ota_rollout_{verb}", args=[make_rollout().pk])
-    assert operator.get(address).status_code == 405
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    response = operator.get(reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk]))
+    assert response["Location"] == reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert status(rollout) == R.NEEDS_APPROVAL
+    assert not rollout.events.exists()
+
+
+def test_who_has_to_log_in_after_a_press_is_told_that_nothing_was_done() -> None:
+    rollout, client = make_rollout(), Client()
+    User.objects.create_superuser("root", password="secret")
+    login = press(client, rollout, "pause")["Location"]
+    response = client.post(login, {"username": "root", "password": "secret"}, follow=True)
+    assert response.redirect_chain[-1][0] == reverse("admin:ota_rollout_change", args=[rollout.pk])
+    assert "Nothing was done: press the button again." in text(response)
+    assert status(rollout) == R.RUNNING
 
 
 def test_who_may_only_look_sees_no_button(operator: Client) -> None:
@@ -340,13 +354,57 @@ def test_a_clone_leads_to_the_new_rollout_and_the_second_press_starts_none(
     reply = press(operator, rollout, "clone")
     made = Rollout.objects.exclude(pk=rollout.pk).get()
     assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[made.pk])
-    assert "No rollout was started" in told(press(operator, rollout, "clone"))
+    reply = press(operator, rollout, "clone")
+    assert "No rollout was started" in told(reply)
+    assert "may have them already, as when a button is pressed twice" in told(reply)
+
+
+def test_every_button_for_a_rollout_works_once(operator: Client) -> None:
+    shown = page(operator, in_two_waves(keeps_open=True))
+    verbs = shown.split('data-live="verbs"')[1].split(">Report</a>")[0]
+    buttons = re.findall(r"<button type=\"submit\"[^>]*>", verbs)
+    assert len(buttons) == 7
+    assert all("data-once" in button for button in buttons)
 
 
 def test_canceling_twice_says_so(operator: Client) -> None:
     rollout = make_task().rollout
     press(operator, rollout, "cancel")
     assert "It is canceled already." in told(press(operator, rollout, "cancel"))
+
+
+def test_a_rollout_that_has_ended_meanwhile_is_not_canceled_and_not_said_to_be(
+    operator: Client,
+) -> None:
+    rollout = make_task(status=S.OK, finished_at=timezone.now()).rollout
+    Rollout.objects.update(status=R.FINISHED, finished_at=timezone.now())
+    reply = press(operator, rollout, "cancel")
+    assert told(reply) == "It has ended; nothing of it is left to cancel."
+    assert status(rollout) == R.FINISHED
+    assert not LogEntry.objects.exists()
+
+
+def test_one_failure_is_spoken_of_as_one(operator: Client) -> None:
+    task = make_failed()
+    shown = page(operator, task.rollout)
+    assert "It is planned again and issued as soon as nothing blocks it." in shown
+    assert "It stays failed and leaves this list." in shown
+    make_failed(task.rollout)
+    shown = page(operator, task.rollout)
+    assert "All 2 are planned again and issued as soon as nothing blocks them." in shown
+    assert "They stay failed and leave this list." in shown
+
+
+@pytest.mark.parametrize("verb", ["retry", "dismiss"])
+def test_one_upgrade_is_one_in_the_history(operator: Client, verb: str) -> None:
+    press(operator, make_failed().rollout, verb)
+    assert RolloutEvent.objects.get().text == "1 upgrade"
+
+
+def test_one_canceled_upgrade_is_counted_as_one(operator: Client) -> None:
+    press(operator, make_task().rollout, "cancel")
+    assert LogEntry.objects.get().change_message == "Canceled 1 task that was not issued yet."
+    assert RolloutEvent.objects.get().text == "1 upgrade was not issued yet"
 
 
 def test_what_was_done_stands_in_the_history_and_the_record(operator: Client) -> None:

@@ -177,8 +177,11 @@ def test_who_may_only_look_sees_no_button_and_cannot_cancel(viewer: Client) -> N
 
 
 def test_a_link_cannot_cancel(operator: Client) -> None:
-    url = reverse("admin:ota_upgradetask_cancel", args=[make_task().pk])
-    assert operator.get(url).status_code == 405
+    task = make_task()
+    response = operator.get(reverse("admin:ota_upgradetask_cancel", args=[task.pk]), follow=True)
+    assert response.redirect_chain[-1][0] == reverse("admin:ota_upgradetask_change", args=[task.pk])
+    assert "Nothing was done" in response.content.decode()
+    assert UpgradeTask.objects.get().status == TaskStatus.PENDING
 
 
 def test_the_page_is_live_only_for_who_may_watch_the_rollout(viewer: Client) -> None:
