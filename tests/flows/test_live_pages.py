@@ -149,3 +149,13 @@ def test_what_changed_before_a_tasks_page_was_connected_is_shown_soon(console: P
     console.route("**/ota/rollout*.js*", change_meanwhile, times=1)  # after the page itself
     look_at(console, "upgradetask", task.pk)
     expect(console.get_by_text("77 %", exact=True)).to_be_visible(timeout=20_000)
+
+
+def test_a_lost_connection_is_tried_again_though_the_page_does_not_answer(console: Page) -> None:
+    task = make_task(rollout=make_rollout())
+    console.add_init_script(SPY)
+    look_at(console, "rollout", task.rollout_id)
+    console.wait_for_function("window.said")
+    console.route(console.url, lambda route: None)  # never answered
+    with console.expect_websocket():
+        console.evaluate("window.sockets[0].close()")

@@ -5,6 +5,7 @@
   const FIRST_RETRY = 1000; // ms
   const LONGEST_RETRY = 15000; // ms
   const AFTER_FAILURE = 5000; // ms; a server that cannot answer is not asked twice a second
+  const PATIENCE = 5000; // ms; a page that answers later than this tells no reason
   const SILENCE = 75000; // ms; the server speaks every 30 s, so after this the line is dead
   const LOST = "Connection lost, trying again…";
   const REFUSED = "You may not watch this any more. Load the page again to log in.";
@@ -55,7 +56,8 @@
     // A websocket that is refused at once gives no reason; the page itself tells one.
     async isPageRefused() {
       try {
-        const page = await fetch(window.location.href, { method: "HEAD", redirect: "manual" });
+        const signal = AbortSignal.timeout(PATIENCE);
+        const page = await fetch(window.location.href, { method: "HEAD", redirect: "manual", signal });
         return page.type === "opaqueredirect" || page.status === 403;
       } catch {
         return false;
