@@ -1,5 +1,6 @@
 """Upgrade tasks in the console: the list, and the page with a task's whole history."""
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -197,11 +198,13 @@ def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
     prefetch_related_objects(
         [task], "targets__device__model", "targets__package", "downloads__package"
     )
+    row = rows.in_words([task], task.rollout)[0]
     return {
         "title": str(task),
         "subtitle": None,
         "show_history": False,  # the page is the history
-        "row": rows.in_words([task], task.rollout)[0],
+        "row": row,
+        "stamp": json.dumps(row),  # what the page shows, as the websocket tells it
         "retried_as": UpgradeTask.objects.filter(retry_of=task).first(),
         "targets": task.targets.all(),
         "downloads": _downloads(task) if task.attempt else [],

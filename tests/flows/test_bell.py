@@ -1,5 +1,7 @@
 """The bell in the header, in a real browser."""
 
+import datetime as dt
+
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -13,6 +15,13 @@ from tests.processes import Processes
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
+HALF_A_MINUTE = 30_000  # ms
+COUNT_REPLACEMENTS = """() => {
+  window.replacements = 0;
+  const count = () => { window.replacements += 1; };
+  new MutationObserver(count).observe(document.querySelector("[data-lines]"), { childList: true });
+}"""
+
 
 @pytest.fixture
 def operator(transactional_db: None) -> User:
@@ -23,6 +32,11 @@ def notice(user: User, rollout: Rollout, title: str) -> Notice:
     now = timezone.now()
     news = News.objects.create(kind="stopped", at=now, rollout=rollout, title=title, told_at=now)
     return Notice.objects.create(user=user, news=news, at=now)
+
+
+def ask(page: Page) -> None:
+    """Has the bell look for news, as it does each half minute."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -41,7 +55,7 @@ def test_the_bell_counts_on_and_opens_with_the_keyboard_on_a_narrow_screen(
     expect(count).to_have_text("1")
 
     notice(operator, rollout, "Autumn needs approval")
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as after 30 s
+    ask(page)
     expect(count).to_have_text("2")
 
     page.locator(".bell summary").focus()
@@ -57,6 +71,50 @@ def test_the_bell_counts_on_and_opens_with_the_keyboard_on_a_narrow_screen(
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Spring has paused by itself").click()
     page.wait_for_url(f"**/ota/rollout/{rollout.pk}/change/")
+    expect(page.locator("[data-unread]")).to_have_text("1")
+
+
+def test_the_bells_name_tells_its_number(processes: Processes, page: Page, operator: User) -> None:
+    processes.web()
+    enter(page, processes.web_url, operator)
+    bell = page.locator(".bell summary")
+    expect(bell).to_have_accessible_name("Notices")
+    notice(operator, make_rollout(), "Spring has paused by itself")
+    ask(page)
+    expect(bell).to_have_accessible_name("Notices, 1 new")
+
+
+def test_an_open_bell_changes_only_when_something_happened(
+    processes: Processes, page: Page, operator: User
+) -> None:
+    notice(operator, make_rollout(), "Spring has paused by itself")
+    Notice.objects.update(at=timezone.now() - dt.timedelta(days=1, hours=6))  # says so for an hour
+    processes.web()
+    enter(page, processes.web_url, operator)
+    page.locator(".bell summary").click()
+    expect(page.locator(".bell-line")).to_have_count(1)
+    page.evaluate(COUNT_REPLACEMENTS)
+    with page.expect_response("**/bell/"):
+        ask(page)
+    notice(operator, make_rollout(), "Autumn needs approval")
+    ask(page)
+    expect(page.locator(".bell-line")).to_have_count(2)
+    assert page.evaluate("window.replacements") == 1
+
+
+def test_the_bell_counts_on_after_a_login_in_another_tab(
+    processes: Processes, page: Page, operator: User
+) -> None:
+    processes.web()
+    page.clock.install()
+    enter(page, processes.web_url, operator)
+    page.context.clear_cookies()
+    with page.expect_response("**/bell/") as answer:
+        page.clock.run_for(HALF_A_MINUTE)
+    assert answer.value.status == 302
+    enter(page.context.new_page(), processes.web_url, operator)
+    notice(operator, make_rollout(), "Spring has paused by itself")
+    page.clock.run_for(HALF_A_MINUTE)
     expect(page.locator("[data-unread]")).to_have_text("1")
 
 

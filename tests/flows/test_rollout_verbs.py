@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
+from ota import rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.browser import enter
@@ -149,6 +150,17 @@ def test_deadline_and_limits_are_changed_and_what_is_wrong_is_marked(console: Pa
     expect(console.get_by_text("20 docks at most, 2 of a site")).to_be_visible()
     rollout.refresh_from_db()
     assert (rollout.windows, rollout.limit_per_site) == ("daily 22:00-05:00", 2)
+
+
+def test_an_open_page_shows_what_somebody_else_changes(console: Page) -> None:
+    rollout = make_task(rollout=make_rollout(name="Spring")).rollout
+    look_at(console, rollout)
+    expect(console.get_by_text("20 docks at most")).to_be_visible()
+    console.evaluate("window.isTheSame = true")
+    rollouts.change(rollout, {"name": "Autumn", "limit_in_flight": 5}, timezone.now())
+    expect(console.get_by_text("5 docks at most", exact=True)).to_be_visible()
+    expect(console.locator("h1.ota-title")).to_have_text("Autumn")
+    assert console.evaluate("window.isTheSame")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pytest_django import Settings
 from config.asgi import application
 from ota import consumers, live, rollouts, rows
 from ota.models import Rollout, UpgradeTask
+from ota.rows import State, View
 from ota.states import TaskStatus
 from tests.make import make_rollout, make_task
 
@@ -180,6 +181,64 @@ async def test_a_row_that_is_not_shown_is_not_sent(
     await announce(rollout, third)
     update = await one.receive_json_from()
     assert (update["type"], update["tasks"], update["counts"]["pending"]) == ("changes", [], 3)
+
+
+async def test_what_is_planned_again_appears_at_the_end_of_the_last_page(
+    watch: Open, rollout: Rollout
+) -> None:
+    now = timezone.now()
+    shown = await sync_to_async(keys)(rollout)
+    failed = UpgradeTask.objects.filter(pk=shown[0])
+    await failed.aupdate(status=TaskStatus.FAILED, finished_at=now)
+    one = await watch()
+    await one.receive_json_from()
+    (made,) = await sync_to_async(rollouts.retry)(rollout, now)
+    await announce(rollout, 0, made.pk)
+    update = await one.receive_json_from()
+    assert update["type"] == "page"
+    assert [task["id"] for task in update["tasks"]] == [*shown, made.pk]
+
+
+async def test_the_first_task_appears_where_there_was_none(watch: Open, rollout: Rollout) -> None:
+    await rollout.tasks.all().adelete()
+    one = await watch()
+    assert (await one.receive_json_from())["tasks"] == []
+    made = await sync_to_async(make_task)(rollout=rollout)
+    await announce(rollout, made.pk)
+    update = await one.receive_json_from()
+    assert [task["id"] for task in update["tasks"]] == [made.pk]
+
+
+@pytest.mark.parametrize(
+    ("query", "size", "place"),
+    [("", 2, -1), ("?page=2", 2, 0), ("?task={first}", 50, -1)],
+    ids=["behind a full page", "before the last page", "beside a single task"],
+)
+async def test_a_change_elsewhere_is_not_looked_for_among_what_is_shown(
+    watch: Open,
+    rollout: Rollout,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    size: int,
+    place: int,
+) -> None:
+    monkeypatch.setattr(rows, "PAGE", size)
+    looked_for: list[frozenset[int]] = []
+    changes = rows.changes
+
+    def spy(
+        rollout_id: int, wanted: View, shown: tuple[int, ...], changed: frozenset[int]
+    ) -> State:
+        looked_for.append(changed)
+        return changes(rollout_id, wanted, shown, changed)
+
+    monkeypatch.setattr(rows, "changes", spy)
+    pks = await sync_to_async(keys)(rollout)
+    one = await watch(query.format(first=pks[0]))
+    await one.receive_json_from()
+    await announce(rollout, pks[place])
+    assert (await one.receive_json_from())["tasks"] == []
+    assert looked_for == [frozenset()]
 
 
 async def test_the_query_string_names_the_page(

@@ -61,13 +61,14 @@ def test_each_page_says_how_many_notices_are_new(ada: User, rollout: Rollout) ->
     notice(ada, rollout)
     notice(ada, rollout, read_at=timezone.now())
     page = text(browser(ada).get("/admin/"))
-    assert '<span class="bell-count" data-unread>2</span>' in page
+    assert '<span class="bell-count" data-unread aria-hidden="true">2</span>' in page
+    assert '<span class="bell-said" data-said>Notices, 2 new</span>' in page
 
 
 def test_without_news_the_bell_has_no_number(ada: User) -> None:
-    assert '<span class="bell-count" data-unread hidden>0</span>' in text(
-        browser(ada).get("/admin/")
-    )
+    page = text(browser(ada).get("/admin/"))
+    assert '<span class="bell-count" data-unread aria-hidden="true" hidden>0</span>' in page
+    assert '<span class="bell-said" data-said>Notices</span>' in page
 
 
 def test_under_the_bell_hang_the_newest_notices_and_no_script(ada: User, rollout: Rollout) -> None:

@@ -60,6 +60,12 @@ def test_the_page_shows_the_rollout_and_its_tasks(viewer: Client) -> None:
     assert f'data-socket="/ws/rollouts/{rollout.pk}/"' in text
 
 
+def test_name_and_facts_are_among_what_an_open_page_fetches_anew(viewer: Client) -> None:
+    text = page(viewer, make_rollout(name="November")).content.decode()
+    assert '<h1 class="ota-title" data-live="name">November</h1>' in text
+    assert '<dl class="ota-facts" data-live="facts">' in text
+
+
 def test_a_name_is_text_and_not_markup(viewer: Client) -> None:
     assert "<b>bold</b>" not in page(viewer, make_rollout(name="<b>bold</b>")).content.decode()
 

@@ -9,12 +9,14 @@
     constructor(element) {
       this.element = element;
       this.count = element.querySelector("[data-unread]");
+      this.said = element.querySelector("[data-said]");
       this.lines = element.querySelector("[data-lines]");
+      this.shown = "";
       element.addEventListener("toggle", () => element.open && this.load());
       document.addEventListener("click", (event) => this.closeUnless(event.target));
       element.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
       document.addEventListener("visibilitychange", () => this.load());
-      this.timer = window.setInterval(() => this.load(), EVERY);
+      window.setInterval(() => this.load(), EVERY);
     }
 
     closeUnless(target) {
@@ -36,9 +38,8 @@
         const response = await fetch(this.element.dataset.bell, { redirect: "manual" });
         if (response.ok) {
           this.show(await response.text());
-        } else if (response.type === "opaqueredirect") {
-          window.clearInterval(this.timer); // logged out
         }
+        // Whoever has logged out may log in again in another tab; the next round tells.
       } catch {
         // The server is away; the next round tries again.
       }
@@ -49,8 +50,11 @@
       const unread = Number(page.querySelector("[data-count]").dataset.count);
       this.count.textContent = unread > COUNTED ? `${COUNTED}+` : String(unread);
       this.count.hidden = unread === 0;
+      this.said.textContent = unread ? `Notices, ${this.count.textContent} new` : "Notices";
       const inside = document.activeElement && this.lines.contains(document.activeElement);
-      if (this.element.open && !inside) {
+      // What is replaced is read aloud once more.
+      if (this.element.open && !inside && html !== this.shown) {
+        this.shown = html;
         this.lines.replaceChildren(...page.body.children);
       }
     }

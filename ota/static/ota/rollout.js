@@ -4,6 +4,8 @@
 (() => {
   const FIRST_RETRY = 1000; // ms
   const LONGEST_RETRY = 15000; // ms
+  const AFTER_FAILURE = 5000; // ms; a server that cannot answer is not asked twice a second
+  const PATIENCE = 5000; // ms; a page that answers later than this tells no reason
   const SILENCE = 75000; // ms; the server speaks every 30 s, so after this the line is dead
   const LOST = "Connection lost, trying again…";
   const REFUSED = "You may not watch this any more. Load the page again to log in.";
@@ -54,7 +56,8 @@
     // A websocket that is refused at once gives no reason; the page itself tells one.
     async isPageRefused() {
       try {
-        const page = await fetch(window.location.href, { method: "HEAD", redirect: "manual" });
+        const signal = AbortSignal.timeout(PATIENCE);
+        const page = await fetch(window.location.href, { method: "HEAD", redirect: "manual", signal });
         return page.type === "opaqueredirect" || page.status === 403;
       } catch {
         return false;
@@ -109,26 +112,95 @@
     return statuses.split(" ").reduce((total, status) => total + (counts[status] || 0), 0);
   }
 
-  // What somebody has opened or is writing in stays as it is.
+  // What somebody has opened, has selected or is writing in stays as it is.
   function isInUse(part) {
+    const selection = document.getSelection();
+    const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
     const writes = part.contains(document.activeElement) && document.activeElement.matches("input, select");
-    return writes || part.querySelector("details[open]") !== null;
+    return isSelected || writes || part.querySelector("details[open]") !== null;
   }
 
-  // Fetches the page once more and takes over those parts that only the server can render, but
-  // those to keep; tells whether some were kept.
-  async function reloadParts(root, isToKeep) {
+  // What has the focus gives it to its like.
+  function replace(part, replacement) {
+    const focused = part.contains(document.activeElement) && document.activeElement;
+    part.replaceWith(document.adoptNode(replacement));
+    if (focused) {
+      const like = [...replacement.querySelectorAll(focused.tagName)].find((one) => one.isEqualNode(focused));
+      like?.focus({ preventScroll: true });
+    }
+  }
+
+  // An error or the way to log in is not taken for the page.
+  async function freshPage() {
     const response = await fetch(window.location.href, { credentials: "same-origin" });
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    const parts = [...root.querySelectorAll("[data-live]")];
-    const kept = parts.filter(isToKeep);
-    for (const part of parts) {
-      const replacement = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
-      if (replacement && !kept.includes(part)) {
-        part.replaceWith(document.adoptNode(replacement));
+    if (!response.ok || response.redirected) {
+      throw new Error("not the page");
+    }
+    return new DOMParser().parseFromString(await response.text(), "text/html");
+  }
+
+  // Those parts of a page that only the server can render: fetched with the page when something
+  // happened. What is in use is kept, and fetched when nobody uses it any more.
+  class Parts {
+    constructor(root, connection, pause) {
+      this.root = root;
+      this.connection = connection;
+      this.pause = pause;
+      this.kept = [];
+      this.hasFailed = false;
+      this.isWanted = false;
+      this.timer = null;
+      root.addEventListener("toggle", () => this.freed(), true);
+      root.addEventListener("focusout", () => this.freed());
+      document.addEventListener("selectionchange", () => this.freed());
+    }
+
+    // What could not be fetched is asked for again with the next message.
+    told(isNews) {
+      if (isNews || this.hasFailed) {
+        this.fetchSoon(this.hasFailed ? AFTER_FAILURE : this.pause);
       }
     }
-    return kept.length > 0;
+
+    freed() {
+      if (this.kept.some((part) => !isInUse(part))) {
+        this.fetchSoon(0);
+      }
+    }
+
+    fetchSoon(pause) {
+      this.isWanted = true;
+      this.timer ??= window.setTimeout(() => this.fetch(), pause);
+    }
+
+    async fetch() {
+      this.isWanted = false;
+      try {
+        this.take(await freshPage());
+        this.hasFailed = false;
+      } catch {
+        this.hasFailed = true;
+      }
+      if (this.connection.isOpen) {
+        showConnection(this.root, this.hasFailed ? LOST : "");
+      }
+      this.timer = null;
+      if (this.isWanted) {
+        this.told(true);
+      }
+    }
+
+    take(fresh) {
+      this.root.dataset.stamp = fresh.querySelector("[data-stamp]").dataset.stamp;
+      const parts = [...this.root.querySelectorAll("[data-live]")];
+      this.kept = parts.filter(isInUse);
+      for (const part of parts) {
+        const replacement = fresh.querySelector(`[data-live="${part.dataset.live}"]`);
+        if (replacement && !this.kept.includes(part)) {
+          replace(part, replacement);
+        }
+      }
+    }
   }
 
   class RolloutPage {
@@ -138,14 +210,12 @@
       this.template = root.querySelector("[data-task-template]");
       this.view = { status: root.dataset.status, page: Number(root.dataset.page) };
       this.pages = 1;
-      this.isStale = false;
-      this.pending = null;
       this.connection = new Connection(() => this.address(), {
         message: (message) => this.show(message),
         state: (text) => showConnection(root, text),
       });
+      this.parts = new Parts(root, this.connection, 500);
       root.addEventListener("click", (event) => this.clicked(event));
-      root.addEventListener("toggle", (event) => this.toggled(event), true);
       window.addEventListener("popstate", () => this.went());
     }
 
@@ -192,7 +262,7 @@
       this.pages = message.pages;
       this.showRollout(message);
       this.showWaves(message.waves);
-      this.showRest(message.stamp);
+      this.parts.told(message.stamp !== this.root.dataset.stamp);
       this.showFilters(message.counts);
       this.showPages();
     }
@@ -273,30 +343,6 @@
       }
     }
 
-    // Buttons, failures and history are fetched with the page when something happened to the rollout.
-    showRest(stamp) {
-      if (stamp !== this.root.dataset.stamp && !this.pending) {
-        this.pending = window.setTimeout(() => this.reload(stamp), 500);
-      }
-    }
-
-    async reload(stamp) {
-      try {
-        this.isStale = await reloadParts(this.root, isInUse);
-        this.root.dataset.stamp = stamp;
-      } catch {
-        showConnection(this.root, LOST); // the next message tries again
-      }
-      this.pending = null;
-    }
-
-    // What was kept because it was in use is fetched when it is closed.
-    toggled(event) {
-      if (!event.target.open && this.isStale && !this.pending) {
-        this.pending = window.setTimeout(() => this.reload(this.root.dataset.stamp), 0);
-      }
-    }
-
     showFilters(counts) {
       for (const link of this.root.querySelectorAll("a[data-filter]")) {
         const count = sum(counts, link.dataset.statuses);
@@ -324,28 +370,21 @@
   class TaskPage {
     constructor(root) {
       this.root = root;
-      this.isFirst = true;
       this.connection = new Connection(() => root.dataset.socket, {
         message: (message) => this.changed(message),
         state: (text) => showConnection(root, text),
       });
+      this.parts = new Parts(root, this.connection, 1000);
     }
 
+    // What is told once more now and then is shown already, most of the time.
     changed(message) {
-      const isAbout = message.type === "page" || (message.tasks || []).length > 0;
-      if (isAbout && !this.isFirst && !this.pending) {
-        this.pending = window.setTimeout(() => this.reload(), 1000);
-      }
-      this.isFirst = false;
+      const [task] = message.tasks || [];
+      this.parts.told(Boolean(task) && (message.type === "changes" || !this.shows(task)));
     }
 
-    async reload() {
-      this.pending = null;
-      try {
-        await reloadParts(this.root, () => false);
-      } catch {
-        showConnection(this.root, LOST);
-      }
+    shows(task) {
+      return JSON.stringify(task) === JSON.stringify(JSON.parse(this.root.dataset.stamp));
     }
   }
 
