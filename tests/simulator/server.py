@@ -80,8 +80,9 @@ class Cloud:
             lambda said: said.kind == "services_reply" and said.payload["tid"] == f"t-{bid}"
         )
 
-    async def send(self, sn: str, method: str, data: object, *, tid: str, bid: str) -> None:
-        message = {"tid": tid, "bid": bid, "timestamp": 0, "method": method, "data": data}
+    async def send(self, sn: str, method: str, data: object, **ids: str) -> None:
+        """Send a command with the `ids` that are given: `tid` and `bid`, where nothing is wrong."""
+        message = ids | {"timestamp": 0, "method": method, "data": data}
         await self.client.publish(f"thing/product/{sn}/services", json.dumps(message), qos=1)
 
     async def _answer(self, said: Said) -> None:

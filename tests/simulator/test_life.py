@@ -116,6 +116,16 @@ async def test_a_second_command_is_refused_while_upgrading(scene: Scene) -> None
     assert second.data["result"] == 312014
 
 
+@pytest.mark.parametrize("ids", [{"tid": "t-1"}, {"bid": "b-1"}, {}])
+async def test_a_command_without_both_ids_is_refused(scene: Scene, ids: dict[str, str]) -> None:
+    spec = scene.start()
+    await scene.cloud.until(method("update_topo"))
+    await scene.cloud.send(spec.sn, "ota_create", both(scene.files, spec), **ids)
+    reply = await scene.cloud.until(lambda said: said.kind == "services_reply")
+    assert reply.data == {"result": 312010, "output": {"status": "rejected"}}
+    assert not progress(scene)
+
+
 async def test_a_cut_download_is_resumed_where_it_stopped(scene: Scene) -> None:
     scene.files.cuts = 2
     spec = scene.start()
