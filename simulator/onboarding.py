@@ -6,6 +6,7 @@ import msgspec
 
 from simulator.devices import Device
 from simulator.rig import Rig
+from simulator.voice import is_success
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ async def introduce(rig: Rig) -> bool:
 
 async def announce(rig: Rig) -> bool:
     """Send `update_topo`; return whether it was acknowledged. Raises LinkLostError."""
-    return await rig.voice.ask("status", "update_topo", topology(rig)) is not None
+    return is_success(await rig.voice.ask("status", "update_topo", topology(rig)))
 
 
 async def report_firmware(rig: Rig) -> None:

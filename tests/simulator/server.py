@@ -44,12 +44,16 @@ class Said:
 
 @dataclass
 class Cloud:
-    """Answers like a server that knows no dock; `is_mute` makes it only listen."""
+    """Answers like a server that knows no dock; `is_mute` makes it only listen.
+
+    `spoiled` replaces parts of the replies to a method.
+    """
 
     client: aiomqtt.Client
     is_mute: bool = False
     said: list[Said] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
+    spoiled: dict[str, dict[str, Any]] = field(default_factory=dict)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def listen(self) -> None:
@@ -111,9 +115,8 @@ class Cloud:
 
     async def _reply(self, said: Said, data: dict[str, Any]) -> None:
         reply = {key: said.payload[key] for key in ("tid", "bid", "method")}
-        await self.client.publish(
-            f"{said.topic}_reply", json.dumps(reply | {"timestamp": 0, "data": data})
-        )
+        reply |= {"timestamp": 0, "data": data} | self.spoiled.get(said.method, {})
+        await self.client.publish(f"{said.topic}_reply", json.dumps(reply))
 
 
 @asynccontextmanager

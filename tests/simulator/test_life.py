@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from simulator import onboarding
 from tests.simulator.conftest import Scene
 from tests.simulator.server import Said, both
 
@@ -63,6 +64,31 @@ async def test_a_dock_reports_even_when_nobody_answers(scene: Scene) -> None:
     spec = scene.start(reply_timeout=0.05)
     await scene.cloud.until(osd(spec.sn, "mode_code", 0))
     assert scene.cloud.all(state(spec.sn, "firmware_version", spec.version))
+
+
+@pytest.mark.parametrize("change", [{"bid": "another"}, {"method": "config"}])
+async def test_a_reply_to_something_else_is_none(scene: Scene, change: dict[str, str]) -> None:
+    scene.cloud.spoiled["update_topo"] = change
+    scene.start(reply_timeout=0.5)
+    await scene.cloud.until(method("update_topo"), count=2)
+
+
+async def test_a_reply_may_lack_its_method(scene: Scene) -> None:
+    scene.cloud.spoiled["update_topo"] = {"method": None}
+    scene.start(reply_timeout=0.5)
+    await scene.cloud.until(method("offline_map_get"))
+    assert len(scene.cloud.all(method("update_topo"))) == 1
+
+
+@pytest.mark.parametrize("data", [{"result": 1}, {}, None])
+async def test_a_topology_that_is_refused_is_told_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: object
+) -> None:
+    monkeypatch.setattr(onboarding, "TOPOLOGY_PAUSE", 0.1)
+    scene.cloud.spoiled["update_topo"] = {"data": data}
+    spec = scene.start()
+    await scene.cloud.until(method("update_topo"), count=2)
+    assert f"{spec.sn}: the server refuses update_topo" in caplog.text
 
 
 async def test_the_osd_of_a_dock_comes_in_groups_without_common_keys(scene: Scene) -> None:
@@ -159,6 +185,17 @@ async def test_an_unanswered_terminal_event_is_sent_once_more(scene: Scene) -> N
     await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
     again = await scene.cloud.until(status("failed"), count=2)
     assert again.payload == scene.cloud.all(status("failed"))[0].payload
+
+
+@pytest.mark.parametrize("change", [{"bid": "another"}, {"data": {"result": 1}}])
+async def test_a_terminal_event_that_is_not_acknowledged_is_sent_once_more(
+    scene: Scene, change: dict[str, Any]
+) -> None:
+    spec = scene.start("fail-upgrade", reply_timeout=0.5)
+    await scene.cloud.until(method("offline_map_get"))
+    scene.cloud.spoiled["ota_progress"] = change
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
+    await scene.cloud.until(status("failed"), count=2)
 
 
 async def test_a_restarted_simulator_keeps_the_versions(scene: Scene) -> None:
