@@ -61,6 +61,11 @@ class Dock:
                 await self._connect_once()
             except* LinkLostError as lost:
                 log.info("%s: broker lost: %s", self.sn, lost.exceptions[0])
+            except* onboarding.NoLicenceError as refused:
+                reason = refused.exceptions[0]
+                log.warning(
+                    "%s: leaves the broker, for the server gives it no licence: %s", self.sn, reason
+                )
             except* Exception:
                 log.exception("%s: stumbled", self.sn)
             has_lasted = asyncio.get_running_loop().time() - started > LONGEST_BACKOFF

@@ -91,6 +91,40 @@ async def test_a_topology_that_is_refused_is_told_again(
     assert f"{spec.sn}: the server refuses update_topo" in caplog.text
 
 
+LICENCE = {"app_id": "1", "app_key": "k", "app_license": "l"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        LICENCE | {"app_license": ""},
+        LICENCE | {"app_id": 1},
+        {"result": 0, "output": LICENCE},
+        {"result": 1},
+        LICENCE | {"ntp_server_port": "123"},
+    ],
+)
+async def test_a_dock_without_a_licence_leaves_the_broker_and_does_not_bind(
+    scene: Scene, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
+) -> None:
+    scene.cloud.spoiled["config"] = {"data": answer}
+    spec = scene.start()
+    await scene.cloud.until(method("config"), count=2)
+    assert {said.method for said in scene.cloud.said} == {"config"}
+    assert f"{spec.sn}: leaves the broker, for the server gives it no licence" in caplog.text
+
+
+async def test_a_dock_that_left_without_a_licence_comes_back_for_one(scene: Scene) -> None:
+    scene.cloud.spoiled["config"] = {"data": {}}
+    spec = scene.start()
+    await scene.cloud.until(method("config"))
+    scene.cloud.spoiled.clear()
+    await scene.cloud.until(osd(spec.sn, "mode_code", 0))
+    assert scene.cloud.bound == {spec.sn, spec.aircraft_sn}
+    assert len(scene.cloud.all(method("config"))) > 1
+
+
 async def test_the_osd_of_a_dock_comes_in_groups_without_common_keys(scene: Scene) -> None:
     spec = scene.start()
     wanted = lambda said: said.kind == "osd" and said.sn == spec.sn  # noqa: E731
