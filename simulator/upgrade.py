@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from simulator import download
+from simulator import download, labels
 from simulator.faults import Failure
 from simulator.orders import Order
 from simulator.progress import Report
@@ -109,7 +109,7 @@ class Upgrade:
     async def _judge_download(self, fetching: asyncio.Future[None], meter: Meter) -> None:
         try:
             await fetching
-        except download.DownloadFailedError as error:
+        except (download.DownloadFailedError, labels.UnfitError) as error:
             log.warning("%s: download failed: %s", self._rig.spec.sn, error)
             raise _FailedError(Failure("download", meter.percent, error.code)) from error
         planned = self._planned
@@ -122,8 +122,12 @@ class Upgrade:
         return self._rig.fault.failure or self._rig.moments.failure
 
     async def _download(self, meter: Meter) -> None:
-        for target in self._order.targets:
-            await download.fetch(self._rig.line, target, meter.add)
+        """Fetch all packages, then see whether each is for its device."""
+        line, targets = self._rig.line, self._order.targets
+        ends = [await download.fetch(line, target, meter.add) for target in targets]
+        for target, end in zip(targets, ends, strict=True):
+            model_key = self._rig.pair.device(target.sn).model_key
+            labels.check(end, model_key, target.product_version)
 
     async def _install(self) -> None:
         duration, clock = self._rig.options.upgrade, self._rig.clock

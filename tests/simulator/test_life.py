@@ -9,7 +9,7 @@ import pytest
 
 from simulator import onboarding
 from tests.simulator.conftest import Scene
-from tests.simulator.server import Said, both
+from tests.simulator.server import Said, both, package
 
 pytestmark = pytest.mark.services
 
@@ -202,6 +202,29 @@ async def test_a_wrong_md5_fails_the_upgrade(scene: Scene) -> None:
     order = {"devices": [scene.files.target(spec.sn, VERSION, md5="0" * 32)]}
     await scene.cloud.command(spec.sn, "ota_create", order)
     assert (await scene.cloud.until(status("failed"))).data["result"] == 312003
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (package("M3D", VERSION), 312003),
+        (package("DOCK2", "10.01.9998"), 312017),
+        (b"no zip" * 1000, 312026),
+    ],
+    ids=["another product", "another version", "no zip"],
+)
+async def test_a_package_that_is_not_for_its_target_fails_the_upgrade(
+    scene: Scene, content: bytes, code: int
+) -> None:
+    spec = scene.start()
+    await scene.cloud.until(method("offline_map_get"))
+    unfit = scene.files.holding(content, spec.sn, VERSION)
+    fit = scene.files.target(spec.aircraft_sn, VERSION)
+    await scene.cloud.command(spec.sn, "ota_create", {"devices": [fit, unfit]})
+    failed = await scene.cloud.until(status("failed"))
+    assert failed.data["result"] == code
+    progress = {"percent": 100, "step_key": "download_firmware"}
+    assert failed.data["output"]["progress"] == progress
 
 
 async def test_an_expired_link_fails_the_upgrade(scene: Scene) -> None:
@@ -417,8 +440,7 @@ async def test_a_slow_dock_takes_its_time(scene: Scene) -> None:
     spec = scene.start("slow-download")
     await scene.cloud.until(method("update_topo"))
     started = asyncio.get_running_loop().time()
-    await scene.cloud.command(
-        spec.sn, "ota_create", {"devices": [scene.files.target(spec.sn, VERSION)]}
-    )
+    target = scene.files.target(spec.sn, VERSION)
+    await scene.cloud.command(spec.sn, "ota_create", {"devices": [target]})
     await scene.cloud.until(status("ok"))
-    assert asyncio.get_running_loop().time() - started > len(scene.files.content) / 60_000
+    assert asyncio.get_running_loop().time() - started > len(package("DOCK2", VERSION)) / 60_000
