@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from simulator import download, labels
-from simulator.faults import Failure
+from simulator.faults import RESTARTED, Failure
 from simulator.orders import Order
 from simulator.progress import Report
 from simulator.reporter import Reporter, VanishedError
@@ -140,34 +140,40 @@ class Upgrade:
             await clock.sleep(duration / steps)
 
     async def _give_up(self, failure: Failure) -> str:
-        targets = self._rig.pair.targets
-        self._rig.pair.end()
-        await self._reporter.tell(
-            Report("failed", failure.percent, failure.step, result=failure.code)
-        )
-        await self._rig.push_upgrading(targets)
+        report = Report("failed", failure.percent, failure.step, result=failure.code)
+        if failure.code == RESTARTED:
+            await self._reporter.tell(report)
+            await self._restart(is_new=self._rig.fault.installs_anyway)
+        else:
+            targets = self._rig.pair.targets
+            self._rig.pair.end()
+            await self._reporter.tell(report)
+            await self._rig.push_upgrading(targets)
         return f"failed {failure.code}"
 
     async def _complete(self) -> str:
-        rig = self._rig
-        if not rig.fault.loses_terminal:
+        fault = self._rig.fault
+        if not fault.loses_terminal:
             await self._reporter.tell(Report("ok", 100, "upgrade"))
+        await self._restart(is_new=not fault.keeps_version)
+        if fault.keeps_version:
+            return "ok unproven"
+        return "ok without terminal event" if fault.loses_terminal else "ok"
+
+    async def _restart(self, *, is_new: bool) -> None:
+        """Go off and on, with the new versions if `is_new`; the dock then reports all anew."""
+        rig = self._rig
         await self._reporter.flush()
         rig.power.turn_off()
         await rig.clock.sleep(rig.options.reboot)
-        self._apply()
+        rig.pair.end()
+        if is_new:
+            self._install_versions()
         rig.power.turn_on()
-        if rig.fault.keeps_version:
-            return "ok unproven"
-        return "ok without terminal event" if rig.fault.loses_terminal else "ok"
 
-    def _apply(self) -> None:
-        pair = self._rig.pair
-        pair.end()
-        if self._rig.fault.keeps_version:
-            return
+    def _install_versions(self) -> None:
         for target in self._order.targets:
-            device = pair.device(target.sn)
+            device = self._rig.pair.device(target.sn)
             device.version, device.compatible_status = target.product_version, 0
             self._rig.memory.remember(device.sn, device.version, device.compatible_status)
         try:

@@ -49,6 +49,7 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     "rejected": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),
     "fail-upgrade": (TaskStatus.FAILED, 312028),
+    "failed-proven": (TaskStatus.FAILED, 312028),
     "ok-unproven": (TaskStatus.FAILED, 0),
     "silent": (TaskStatus.TIMEOUT, 0),
 }

@@ -65,6 +65,8 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     "duplicate": PROVEN,
     "slow-download": PROVEN,
     "rejected": PROVEN,
+    # Found to be done when it was to be tried again; the result is what the dock said last.
+    "failed-proven": (TaskStatus.OK, 312028),
     # These end with the reason that the fault dictates.
     "rejected-always": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),

@@ -389,6 +389,38 @@ async def test_a_failing_dock_says_where_and_why(
     await scene.cloud.until(state(spec.sn, "firmware_upgrade_status", 0), count=2)
 
 
+@pytest.mark.parametrize(("fault", "is_new"), [("fail-upgrade", False), ("failed-proven", True)])
+async def test_a_dock_that_says_it_restarted_goes_off_and_reports_anew(
+    scene: Scene, fault: str, is_new: bool
+) -> None:
+    spec = scene.start(fault)
+    await scene.cloud.until(method("offline_map_get"))
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
+    failed = await scene.cloud.until(status("failed"))
+    assert failed.data["result"] == 312028
+    versions = {spec.sn: spec.version, spec.aircraft_sn: spec.aircraft_version}
+    scene.cloud.said = scene.cloud.said[scene.cloud.said.index(failed) :]
+    for sn, old in versions.items():
+        back = await scene.cloud.until(state(sn, "firmware_version", VERSION if is_new else old))
+        assert back.data["firmware_upgrade_status"] == 0
+    assert [said.method for said in scene.cloud.said if said.kind in {"requests", "status"}] == [
+        "config", "airport_bind_status", "update_topo",
+    ]  # fmt: skip
+
+
+async def test_a_dock_that_restarted_with_its_old_version_takes_the_next_command(
+    scene: Scene,
+) -> None:
+    spec = scene.start("fail-upgrade")
+    await scene.cloud.until(method("offline_map_get"))
+    for bid in ("b-1", "b-2"):
+        reply = await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec), bid=bid)
+        assert reply.data["result"] == 0
+        await scene.cloud.until(
+            state(spec.sn, "firmware_version", spec.version), count=1 + int(bid[-1])
+        )
+
+
 async def test_an_unproven_dock_comes_back_with_its_old_version(scene: Scene) -> None:
     spec = scene.start("ok-unproven")
     await scene.cloud.until(method("update_topo"))
