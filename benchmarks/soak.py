@@ -250,6 +250,8 @@ def _environment(folder: Path, database: str, mqtt: str, redis: str) -> Mapping[
         "MQTT_CLIENT_ID": "soak",
         "STORAGE_URL": f"file://{folder}/media",
         "SETTLE_SECONDS": "1",
+        "DJI_APP_ID": "soak",
+        "DJI_APP_KEY": "soak",
         "DJI_APP_LICENSE": "soak",
         "EVENT_DAYS": KEPT,
     }

@@ -61,6 +61,11 @@ class Dock:
                 await self._connect_once()
             except* LinkLostError as lost:
                 log.info("%s: broker lost: %s", self.sn, lost.exceptions[0])
+            except* onboarding.NoLicenceError as refused:
+                reason = refused.exceptions[0]
+                log.warning(
+                    "%s: leaves the broker, for the server gives it no licence: %s", self.sn, reason
+                )
             except* Exception:
                 log.exception("%s: stumbled", self.sn)
             has_lasted = asyncio.get_running_loop().time() - started > LONGEST_BACKOFF
@@ -127,6 +132,10 @@ class Dock:
             self.rig.voice.hear(incoming)
 
     async def _serve(self, incoming: wire.Incoming) -> None:
+        if not (incoming.tid and incoming.bid):
+            log.warning("%s: a command without tid or bid: %s", self.sn, incoming.method)
+            await self._refuse(incoming, orders.MALFORMED)
+            return
         if incoming.method == "ota_create":
             await self._order(incoming)
             return
@@ -150,9 +159,7 @@ class Dock:
         try:
             order = self._accept(incoming)
         except orders.Refused as refused:
-            self.rig.tally.outcomes[f"refused {refused.code}"] += 1
-            answer = {"result": refused.code, "output": {"status": "rejected"}}
-            await self._reply(incoming, answer)
+            await self._refuse(incoming, refused.code)
             return
         # Before the reply, so that a lost connection does not lose an accepted upgrade.
         self._spawn(self._upgrade(order, incoming.bid))
@@ -166,6 +173,10 @@ class Dock:
             raise orders.Refused(orders.BUSY)
         self.rig.pair.begin(order.sns)
         return order
+
+    async def _refuse(self, incoming: wire.Incoming, code: int) -> None:
+        self.rig.tally.outcomes[f"refused {code}"] += 1
+        await self._reply(incoming, {"result": code, "output": {"status": "rejected"}})
 
     async def _reply(self, incoming: wire.Incoming, data: wire.Json) -> None:
         topic = wire.topic(self.sn, "services_reply")

@@ -10,6 +10,7 @@ from typing import Protocol
 import httpx
 
 from simulator.clock import Clock
+from simulator.labels import End
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ def new_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=httpx.Timeout(30, pool=None), limits=limits)
 
 
-async def fetch(line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> None:
-    """Download `parcel`, check size and md5, keep nothing. `on_bytes` is told the length of each chunk.
+async def fetch(line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> End:
+    """Download `parcel`, check size and md5, and return its end. `on_bytes` is told the length of each chunk.
 
     Raises DownloadFailedError: UNAVAILABLE when the link is refused or silent for too long, DAMAGED when size or
     md5 differ from what the command said.
@@ -101,16 +102,21 @@ async def fetch(line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> 
                 raise DownloadFailedError(UNAVAILABLE, f"gave up at byte {before}") from error
             await line.clock.sleep(min(LONGEST_PAUSE, 2.0 ** (failures - 1)))
     transfer.check()
+    return transfer.end
 
 
 class _Transfer:
     def __init__(self, line: Line, parcel: Parcel, on_bytes: Callable[[int], None]) -> None:
-        self.offset = 0
         self._line = line
         self._parcel = parcel
         self._on_bytes = on_bytes
-        self._digest = hashlib.md5(usedforsecurity=False)
         self._is_announced = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.offset = 0
+        self.end = End(self._parcel.file_size)
+        self._digest = hashlib.md5(usedforsecurity=False)
 
     @property
     def is_complete(self) -> bool:
@@ -152,13 +158,14 @@ class _Transfer:
     def _accept(self, answer: httpx.Response) -> None:
         _check_status(answer)
         if answer.status_code == 200 and self.offset:
-            # A server without ranges starts anew, and so does the md5.
+            # A server without ranges starts anew, and so does all that comes of the bytes.
             self._on_bytes(-self.offset)
-            self.offset, self._digest = 0, hashlib.md5(usedforsecurity=False)
+            self._begin()
 
     async def _read(self, answer: httpx.Response) -> None:
         async for chunk in answer.aiter_raw():
             self._digest.update(chunk)
+            self.end.add(self.offset, chunk)
             self.offset += len(chunk)
             self._on_bytes(len(chunk))
             if self.offset > self._parcel.file_size:

@@ -26,9 +26,16 @@ class Condition:
 FINE = Condition()
 
 
+# Result code of a device that restarted while it upgraded. DJI Cloud API: error codes.
+RESTARTED = 312028
+
+
 @dataclass(frozen=True)
 class Failure:
-    """The end of an upgrade: at which `step` and `percent`, with which result `code`."""
+    """The end of an upgrade: at which `step` and `percent`, with which result `code`.
+
+    With RESTARTED the dock goes off and on once it has told it.
+    """
 
     step: Step
     percent: int
@@ -49,6 +56,7 @@ class Fault:
     mute_seconds: float = 0
     failure: Failure | None = None
     keeps_version: bool = False
+    installs_anyway: bool = False
     loses_terminal: bool = False
     vanishes_after: int | None = None
     repeats_progress: bool = False
@@ -74,7 +82,15 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "rejected-always": Fault("rejects every command though it looks idle", rejections=ALWAYS),
         "lost-reply": Fault("accepts without a reply, mute for 45 s", mute_seconds=45),
         "fail-download": Fault("file found damaged", failure=Failure("download", 100, 312003)),
-        "fail-upgrade": Fault("fails while installing", failure=Failure("upgrade", 31, 312028)),
+        "fail-upgrade": Fault(
+            "restarts while installing, comes back with the old version",
+            failure=Failure("upgrade", 31, RESTARTED),
+        ),
+        "failed-proven": Fault(
+            "says that it failed, comes back with the new version",
+            failure=Failure("upgrade", 62, RESTARTED),
+            installs_anyway=True,
+        ),
         "ok-unproven": Fault("says ok, comes back with the old version", keeps_version=True),
         "terminal-lost": Fault("reboots without a terminal event", loses_terminal=True),
         "silent": Fault("disappears for ever while upgrading", vanishes_after=4),

@@ -1,15 +1,34 @@
 """From the connection to being online: licence, binding, topology, first state. DJI Cloud API: dock onboarding."""
 
 import logging
+from typing import Annotated
 
 import msgspec
 
 from simulator.devices import Device
 from simulator.rig import Rig
+from simulator.voice import is_success
 
 log = logging.getLogger(__name__)
 
 TOPOLOGY_PAUSE = 30.0  # real seconds between attempts when nobody has acknowledged the topology
+
+
+_Given = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class NoLicenceError(Exception):
+    """The server answers `config` without a licence: the dock has to leave the broker."""
+
+
+class _Licence(msgspec.Struct):
+    """The whole `data` of the reply to `config`."""
+
+    app_id: _Given
+    app_key: _Given
+    app_license: _Given
+    ntp_server_host: str = ""
+    ntp_server_port: int = 123
 
 
 class _Bound(msgspec.Struct):
@@ -44,9 +63,9 @@ async def introduce(rig: Rig) -> bool:
     """Do everything up to the first `state`; return whether the server acknowledged the topology.
 
     A server that does not answer is left behind with a log line: it may only be listening.
-    Raises LinkLostError.
+    Raises LinkLostError, and NoLicenceError when it answers without a licence.
     """
-    await rig.voice.ask("requests", "config", {"config_type": "json", "config_scope": "product"})
+    await _verify_licence(rig)
     await _bind_if_needed(rig)
     is_acknowledged = await announce(rig)
     await report_firmware(rig)
@@ -55,7 +74,7 @@ async def introduce(rig: Rig) -> bool:
 
 async def announce(rig: Rig) -> bool:
     """Send `update_topo`; return whether it was acknowledged. Raises LinkLostError."""
-    return await rig.voice.ask("status", "update_topo", topology(rig)) is not None
+    return is_success(await rig.voice.ask("status", "update_topo", topology(rig)))
 
 
 async def report_firmware(rig: Rig) -> None:
@@ -81,6 +100,17 @@ def _part(device: Device, domain: str, thing_version: str) -> dict[str, object]:
         "nonce": "simulated",
         "thing_version": thing_version,
     }
+
+
+async def _verify_licence(rig: Rig) -> None:
+    asked = {"config_type": "json", "config_scope": "product"}
+    answer = await rig.voice.ask("requests", "config", asked)
+    if answer is None:
+        return
+    try:
+        msgspec.convert(answer, _Licence)
+    except msgspec.ValidationError as error:
+        raise NoLicenceError(str(error)) from error
 
 
 async def _bind_if_needed(rig: Rig) -> None:

@@ -12,6 +12,7 @@ CONSISTENCY = 2
 
 # Result codes of the device. DJI Cloud API: error codes, group 312 (firmware) and dock codes.
 NOT_ASKED_FOR = 312001
+MALFORMED = 312010
 INVALID = 312012
 RUNNING = 312014
 BUSY = 312015

@@ -7,6 +7,7 @@ from simulator import progress, wire
 from simulator.link import LinkLostError
 from simulator.progress import Report
 from simulator.rig import Rig
+from simulator.voice import is_success
 
 
 class VanishedError(Exception):
@@ -71,7 +72,7 @@ class Reporter:
         await self.flush()
 
     async def _send_for_reply(self, event: bytes, tid: str, *, is_last: bool) -> None:
-        """Send `event`, and once more when no `events_reply` comes. Only a terminal event is waited for."""
+        """Send `event`, and once more when no `events_reply` acknowledges it. Only a terminal event is waited for."""
         sending = asyncio.create_task(self._send_twice_at_most(event, tid, is_last=is_last))
         self._resending.add(sending)
         sending.add_done_callback(self._resending.discard)
@@ -79,9 +80,14 @@ class Reporter:
             await sending
 
     async def _send_twice_at_most(self, event: bytes, tid: str, *, is_last: bool) -> None:
-        voice = self._rig.voice
         try:
-            if await voice.exchange("events", tid, event) is None:
-                await voice.exchange("events", tid, event)
+            if not await self._is_acknowledged(event, tid):
+                await self._is_acknowledged(event, tid)
         except LinkLostError:
             await self._send(event, is_last=is_last)
+
+    async def _is_acknowledged(self, event: bytes, tid: str) -> bool:
+        exchange = self._rig.voice.exchange
+        return is_success(
+            await exchange("events", event, tid=tid, bid=self._bid, method="ota_progress")
+        )

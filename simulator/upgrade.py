@@ -5,8 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from simulator import download
-from simulator.faults import Failure
+from simulator import download, labels
+from simulator.faults import RESTARTED, Failure
 from simulator.orders import Order
 from simulator.progress import Report
 from simulator.reporter import Reporter, VanishedError
@@ -109,7 +109,7 @@ class Upgrade:
     async def _judge_download(self, fetching: asyncio.Future[None], meter: Meter) -> None:
         try:
             await fetching
-        except download.DownloadFailedError as error:
+        except (download.DownloadFailedError, labels.UnfitError) as error:
             log.warning("%s: download failed: %s", self._rig.spec.sn, error)
             raise _FailedError(Failure("download", meter.percent, error.code)) from error
         planned = self._planned
@@ -122,8 +122,12 @@ class Upgrade:
         return self._rig.fault.failure or self._rig.moments.failure
 
     async def _download(self, meter: Meter) -> None:
-        for target in self._order.targets:
-            await download.fetch(self._rig.line, target, meter.add)
+        """Fetch all packages, then see whether each is for its device."""
+        line, targets = self._rig.line, self._order.targets
+        ends = [await download.fetch(line, target, meter.add) for target in targets]
+        for target, end in zip(targets, ends, strict=True):
+            model_key = self._rig.pair.device(target.sn).model_key
+            labels.check(end, model_key, target.product_version)
 
     async def _install(self) -> None:
         duration, clock = self._rig.options.upgrade, self._rig.clock
@@ -136,34 +140,40 @@ class Upgrade:
             await clock.sleep(duration / steps)
 
     async def _give_up(self, failure: Failure) -> str:
-        targets = self._rig.pair.targets
-        self._rig.pair.end()
-        await self._reporter.tell(
-            Report("failed", failure.percent, failure.step, result=failure.code)
-        )
-        await self._rig.push_upgrading(targets)
+        report = Report("failed", failure.percent, failure.step, result=failure.code)
+        if failure.code == RESTARTED:
+            await self._reporter.tell(report)
+            await self._restart(is_new=self._rig.fault.installs_anyway)
+        else:
+            targets = self._rig.pair.targets
+            self._rig.pair.end()
+            await self._reporter.tell(report)
+            await self._rig.push_upgrading(targets)
         return f"failed {failure.code}"
 
     async def _complete(self) -> str:
-        rig = self._rig
-        if not rig.fault.loses_terminal:
+        fault = self._rig.fault
+        if not fault.loses_terminal:
             await self._reporter.tell(Report("ok", 100, "upgrade"))
+        await self._restart(is_new=not fault.keeps_version)
+        if fault.keeps_version:
+            return "ok unproven"
+        return "ok without terminal event" if fault.loses_terminal else "ok"
+
+    async def _restart(self, *, is_new: bool) -> None:
+        """Go off and on, with the new versions if `is_new`; the dock then reports all anew."""
+        rig = self._rig
         await self._reporter.flush()
         rig.power.turn_off()
         await rig.clock.sleep(rig.options.reboot)
-        self._apply()
+        rig.pair.end()
+        if is_new:
+            self._install_versions()
         rig.power.turn_on()
-        if rig.fault.keeps_version:
-            return "ok unproven"
-        return "ok without terminal event" if rig.fault.loses_terminal else "ok"
 
-    def _apply(self) -> None:
-        pair = self._rig.pair
-        pair.end()
-        if self._rig.fault.keeps_version:
-            return
+    def _install_versions(self) -> None:
         for target in self._order.targets:
-            device = pair.device(target.sn)
+            device = self._rig.pair.device(target.sn)
             device.version, device.compatible_status = target.product_version, 0
             self._rig.memory.remember(device.sn, device.version, device.compatible_status)
         try:

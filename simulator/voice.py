@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 
 from simulator import wire
 from simulator.link import LinkLostError, Messages, Session
@@ -9,6 +10,28 @@ from simulator.link import LinkLostError, Messages, Session
 log = logging.getLogger(__name__)
 
 TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a reply must repeat to count, and whoever waits for its `data`."""
+
+    bid: str
+    method: str
+    answer: asyncio.Future[object] = field(default_factory=asyncio.Future)
+
+    def fits(self, reply: wire.Incoming) -> bool:
+        """Whether `reply` is the answer; some servers leave out its method."""
+        return reply.bid == self.bid and reply.method in {None, "", self.method}
+
+
+def is_success(answer: object) -> bool:
+    """Whether the `data` of a reply says so: `result` 0. The reply to `config` alone has no `result`."""
+    match answer:
+        case {"result": 0}:
+            return True
+        case _:
+            return False
 
 
 class Voice:
@@ -20,7 +43,7 @@ class Voice:
         self.reply_timeout = reply_timeout
         self._session: Session | None = None
         self._connected = asyncio.Event()
-        self._waiting: dict[str, asyncio.Future[object]] = {}
+        self._waiting: dict[str, _Question] = {}
         self._has_heard = False
 
     def open(self, session: Session) -> None:
@@ -57,11 +80,20 @@ class Voice:
                 return
 
     def hear(self, incoming: wire.Incoming) -> None:
-        """Hand a reply to whoever waits for its `tid`."""
+        """Hand a reply to whoever waits for its `tid`, if `bid` and method are those of the question."""
         self._has_heard = True
-        waiting = self._waiting.get(incoming.tid)
-        if waiting and not waiting.done():
-            waiting.set_result({} if incoming.data is None else incoming.data)
+        question = self._waiting.get(incoming.tid)
+        if question is None or question.answer.done():
+            return
+        if not question.fits(incoming):
+            log.warning(
+                "%s: the reply to %s is for another bid or method", self.sn, question.method
+            )
+            return
+        answer = {} if incoming.data is None else incoming.data
+        if question.method != "config" and not is_success(answer):
+            log.warning("%s: the server refuses %s: %s", self.sn, question.method, answer)
+        question.answer.set_result(answer)
 
     async def ask(self, kind: wire.Kind, method: str, data: wire.Json | None) -> object | None:
         """Send a request and return the `data` of its reply, or None when nobody answers.
@@ -73,23 +105,24 @@ class Voice:
         for _ in range(tries):
             tid, bid = wire.new_id(), wire.new_id()
             payload = wire.call(method, self.sn, data, tid=tid, bid=bid)
-            answer = await self.exchange(kind, tid, payload)
+            answer = await self.exchange(kind, payload, tid=tid, bid=bid, method=method)
             if answer is not None:
                 return answer
         log.warning("%s: no answer to %s, going on without it", self.sn, method)
         return None
 
-    async def exchange(self, kind: wire.Kind, tid: str, payload: bytes) -> object | None:
-        """Send `payload` and return the `data` of the reply with the same `tid`; None when it is late.
+    async def exchange(
+        self, kind: wire.Kind, payload: bytes, *, tid: str, bid: str, method: str
+    ) -> object | None:
+        """Send `payload` and return the `data` of the reply with the same ids; None when it is late.
 
         Raises LinkLostError.
         """
-        waiting: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting[tid] = waiting
+        question = self._waiting[tid] = _Question(bid, method)
         try:
             await self.send(wire.topic(self.sn, kind), payload)
             async with asyncio.timeout(self.reply_timeout):
-                return await waiting
+                return await question.answer
         except TimeoutError:
             return None
         finally:

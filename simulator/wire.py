@@ -17,11 +17,11 @@ HEARD = ("services", "requests_reply", "events_reply", "property/set")
 
 
 class Incoming(msgspec.Struct, frozen=True):
-    """A message from the cloud. Every key is optional: unknown is normal, and a missing `data` is null."""
+    """A message from the cloud. Every key is optional: unknown is normal, and what is missing is empty or null."""
 
     tid: str = ""
     bid: str = ""
-    method: str = ""
+    method: str | None = None
     data: object = None
 
 
@@ -65,7 +65,7 @@ def encode(message: object) -> bytes:
     return _encoder.encode(message)
 
 
-def call(method: str, gateway: str, data: Json | None, *, tid: str, bid: str) -> bytes:
+def call(method: str | None, gateway: str, data: Json | None, *, tid: str, bid: str) -> bytes:
     """Return a request or a topology update: `{tid, bid, timestamp, gateway, method, data}`."""
     return encode(
         {

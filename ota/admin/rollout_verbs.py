@@ -114,9 +114,8 @@ def _cancel(given: Press) -> Outcome:
     if was_canceled and not canceled:
         return Outcome(False, "It is canceled already.")
     found = count(canceled, "task")
-    text = f"Canceled {found} that had not been issued. What is running already goes on."
-    were = "was" if canceled == 1 else "were"
-    return Outcome(True, text, f"Canceled {found} that {were} not issued yet.")
+    text = f"Canceled {found} that waited. What is running already goes on."
+    return Outcome(True, text, f"Canceled {found} that waited.")
 
 
 def _open_wave(given: Press) -> Outcome:

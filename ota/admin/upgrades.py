@@ -177,12 +177,12 @@ class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
         return response
 
     def cancel(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Cancels a task whose command was not sent yet."""
+        """Calls off a task that waits."""
         if not (self.has_view_permission(request) and request.user.has_perm(UPGRADE)):
             raise PermissionDenied
         task = get_object_or_404(UpgradeTask, pk=pk)
         if rollouts.cancel_tasks([pk], timezone.now(), request.user):  # type: ignore[arg-type]
-            self.log_change(request, task, "Canceled before it was issued.")
+            self.log_change(request, task, "Canceled while it waited.")
             self.message_user(request, "Canceled.", messages.SUCCESS)
         else:
             text = (

@@ -78,7 +78,8 @@ def story(processes: Processes, tmp_path: Path) -> Callable[..., Story]:
 
     def tell(size: int = 50_000, **environment: str) -> Story:
         processes.environment |= {
-            "SETTLE_SECONDS": "1", "DJI_APP_LICENSE": "story",
+            "SETTLE_SECONDS": "1",
+            "DJI_APP_ID": "story", "DJI_APP_KEY": "story", "DJI_APP_LICENSE": "story",
             # The first attempt decides; pauses between attempts would outlast a story.
             "OTA_RETRIES": "0", "OTA_WAIT_RETRIES": "0",
         } | environment  # fmt: skip

@@ -42,9 +42,10 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     "consistency": PROVEN,
     "aircraft-off": PROVEN,
     "lost-reply": PROVEN,
-    "terminal-lost": (TaskStatus.OK, 0),
+    "terminal-lost": PROVEN,
     "duplicate": PROVEN,
     "slow-download": PROVEN,
+    "failed-proven": PROVEN,
     # These end with the reason that the fault dictates.
     "rejected": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),

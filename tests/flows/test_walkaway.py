@@ -64,6 +64,7 @@ EXPECTED: dict[str | None, tuple[str, int | None]] = {
     "duplicate": PROVEN,
     "slow-download": PROVEN,
     "rejected": PROVEN,
+    "failed-proven": PROVEN,
     # These end with the reason that the fault dictates.
     "rejected-always": (TaskStatus.REJECTED, 312015),
     "fail-download": (TaskStatus.FAILED, 312003),

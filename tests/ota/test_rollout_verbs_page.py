@@ -403,8 +403,8 @@ def test_one_upgrade_is_one_in_the_history(operator: Client, verb: str) -> None:
 
 def test_one_canceled_upgrade_is_counted_as_one(operator: Client) -> None:
     press(operator, make_task().rollout, "cancel")
-    assert LogEntry.objects.get().change_message == "Canceled 1 task that was not issued yet."
-    assert RolloutEvent.objects.get().text == "1 upgrade was not issued yet"
+    assert LogEntry.objects.get().change_message == "Canceled 1 task that waited."
+    assert RolloutEvent.objects.get().text == "1 upgrade was called off"
 
 
 def test_what_was_done_stands_in_the_history_and_the_record(operator: Client) -> None:

@@ -1,7 +1,6 @@
 """A broker of the simulator's tests, and a scene with docks around it."""
 
 import asyncio
-import random
 import shutil
 import socket
 import subprocess
@@ -65,10 +64,9 @@ class Scene:
 @pytest.fixture
 async def scene(broker_port: int, tmp_path: Path) -> AsyncIterator[Scene]:
     """A cloud and one dock at a time: `scene.start(fault, …)` starts it and returns its spec."""
-    content = random.Random(1).randbytes(120_000)  # noqa: S311 (filler)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(cloud(broker_port))
-        files = await stack.enter_async_context(file_server(content))
+        files = await stack.enter_async_context(file_server())
         started: list[asyncio.Task[None]] = []
         moments = Moments()
 

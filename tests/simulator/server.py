@@ -5,15 +5,20 @@ import hashlib
 import json
 import re
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import date
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import aiomqtt
 
 from simulator.ending import end
-from simulator.specs import DockSpec
+from simulator.packages import build
+from simulator.specs import GENERATIONS, DockSpec
 
 NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
@@ -44,12 +49,16 @@ class Said:
 
 @dataclass
 class Cloud:
-    """Answers like a server that knows no dock; `is_mute` makes it only listen."""
+    """Answers like a server that knows no dock; `is_mute` makes it only listen.
+
+    `spoiled` replaces parts of the replies to a method.
+    """
 
     client: aiomqtt.Client
     is_mute: bool = False
     said: list[Said] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
+    spoiled: dict[str, dict[str, Any]] = field(default_factory=dict)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def listen(self) -> None:
@@ -80,8 +89,9 @@ class Cloud:
             lambda said: said.kind == "services_reply" and said.payload["tid"] == f"t-{bid}"
         )
 
-    async def send(self, sn: str, method: str, data: object, *, tid: str, bid: str) -> None:
-        message = {"tid": tid, "bid": bid, "timestamp": 0, "method": method, "data": data}
+    async def send(self, sn: str, method: str, data: object, **ids: str) -> None:
+        """Send a command with the `ids` that are given: `tid` and `bid`, where nothing is wrong."""
+        message = ids | {"timestamp": 0, "method": method, "data": data}
         await self.client.publish(f"thing/product/{sn}/services", json.dumps(message), qos=1)
 
     async def _answer(self, said: Said) -> None:
@@ -110,9 +120,8 @@ class Cloud:
 
     async def _reply(self, said: Said, data: dict[str, Any]) -> None:
         reply = {key: said.payload[key] for key in ("tid", "bid", "method")}
-        await self.client.publish(
-            f"{said.topic}_reply", json.dumps(reply | {"timestamp": 0, "data": data})
-        )
+        reply |= {"timestamp": 0, "data": data} | self.spoiled.get(said.method, {})
+        await self.client.publish(f"{said.topic}_reply", json.dumps(reply))
 
 
 @asynccontextmanager
@@ -127,14 +136,27 @@ async def cloud(port: int) -> AsyncIterator[Cloud]:
             await end([listening])
 
 
+@cache
+def package(series: str, version: str) -> bytes:
+    """Return a package of 120 000 bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        return build(Path(folder), series, version, date(2024, 11, 7), 120_000).read_bytes()
+
+
+def series_of(sn: str) -> str:
+    """Return the series of a simulated device."""
+    series = {each.sn_prefix: each.dock_series for each in GENERATIONS}
+    series |= {each.aircraft_sn_prefix: each.aircraft_series for each in GENERATIONS}
+    return series[sn[:-4]]
+
+
 @dataclass
 class FileServer:
-    """Serves one file with ranges; `cuts` answers break off after half of their bytes.
+    """Serves files with ranges; `cuts` answers break off after half of their bytes.
 
     To the first `busy` GETs it answers 503, to come back at once.
     """
 
-    content: bytes
     port: int = 0
     cuts: int = 0
     status: int = 0
@@ -142,20 +164,25 @@ class FileServer:
     ignores_ranges: bool = False
     refuses_head: bool = False
     requests: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/fw.zip?sig=x"
+    _files: dict[str, bytes] = field(default_factory=dict)
 
     def target(self, sn: str, version: str, **changes: object) -> dict[str, object]:
-        """Return a valid entry of `ota_create` for the device `sn`."""
+        """Return a valid entry of `ota_create` for the device `sn`, and serve its package."""
+        return self.holding(package(series_of(sn), version), sn, version, **changes)
+
+    def holding(
+        self, content: bytes, sn: str, version: str, **changes: object
+    ) -> dict[str, object]:
+        """Return an entry of `ota_create` whose file holds `content`, and serve that."""
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        self._files[f"/{md5}.zip"] = content
         return {
             "sn": sn,
             "product_version": version,
-            "file_url": self.url,
-            "md5": hashlib.md5(self.content, usedforsecurity=False).hexdigest(),
-            "file_size": len(self.content),
-            "file_name": "DOCK2_V10.01.3206.zip",
+            "file_url": f"http://127.0.0.1:{self.port}/{md5}.zip?sig=x",
+            "md5": md5,
+            "file_size": len(content),
+            "file_name": "any.zip",
             "firmware_upgrade_type": 3,
         } | changes
 
@@ -178,27 +205,26 @@ class FileServer:
     def _answer(self, head: str) -> tuple[int, bytes, int]:
         if self.status:
             return self.status, b"", 0
-        if head.startswith("HEAD") and self.refuses_head:
-            return 403, b"", 0
+        content = self._files[head.split()[1].partition("?")[0]]
         if head.startswith("HEAD"):
-            return 200, b"", len(self.content)
+            return (403, b"", 0) if self.refuses_head else (200, b"", len(content))
         if self.busy:
             self.busy -= 1
             return 503, b"", 0
-        status, body = self._slice(head)
+        status, body = self._slice(head, content)
         is_cut, self.cuts = self.cuts > 0, max(0, self.cuts - 1)
         return status, body[: len(body) // 2] if is_cut else body, len(body)
 
-    def _slice(self, head: str) -> tuple[int, bytes]:
+    def _slice(self, head: str, content: bytes) -> tuple[int, bytes]:
         wanted = re.search(r"range: bytes=(\d+)-(\d+)", head, re.IGNORECASE)
         if self.ignores_ranges or wanted is None:
-            return 200, self.content
-        return 206, self.content[int(wanted[1]) : int(wanted[2]) + 1]
+            return 200, content
+        return 206, content[int(wanted[1]) : int(wanted[2]) + 1]
 
 
 @asynccontextmanager
-async def file_server(content: bytes) -> AsyncIterator[FileServer]:
-    files = FileServer(content)
+async def file_server() -> AsyncIterator[FileServer]:
+    files = FileServer()
     listener = await asyncio.start_server(files.handle, "127.0.0.1", 0)
     files.port = listener.sockets[0].getsockname()[1]
     async with listener:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from simulator import onboarding
 from tests.simulator.conftest import Scene
-from tests.simulator.server import Said, both
+from tests.simulator.server import Said, both, package
 
 pytestmark = pytest.mark.services
 
@@ -65,6 +66,65 @@ async def test_a_dock_reports_even_when_nobody_answers(scene: Scene) -> None:
     assert scene.cloud.all(state(spec.sn, "firmware_version", spec.version))
 
 
+@pytest.mark.parametrize("change", [{"bid": "another"}, {"method": "config"}])
+async def test_a_reply_to_something_else_is_none(scene: Scene, change: dict[str, str]) -> None:
+    scene.cloud.spoiled["update_topo"] = change
+    scene.start(reply_timeout=0.5)
+    await scene.cloud.until(method("update_topo"), count=2)
+
+
+async def test_a_reply_may_lack_its_method(scene: Scene) -> None:
+    scene.cloud.spoiled["update_topo"] = {"method": None}
+    scene.start(reply_timeout=0.5)
+    await scene.cloud.until(method("offline_map_get"))
+    assert len(scene.cloud.all(method("update_topo"))) == 1
+
+
+@pytest.mark.parametrize("data", [{"result": 1}, {}, None])
+async def test_a_topology_that_is_refused_is_told_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: object
+) -> None:
+    monkeypatch.setattr(onboarding, "TOPOLOGY_PAUSE", 0.1)
+    scene.cloud.spoiled["update_topo"] = {"data": data}
+    spec = scene.start()
+    await scene.cloud.until(method("update_topo"), count=2)
+    assert f"{spec.sn}: the server refuses update_topo" in caplog.text
+
+
+LICENCE = {"app_id": "1", "app_key": "k", "app_license": "l"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        LICENCE | {"app_license": ""},
+        LICENCE | {"app_id": 1},
+        {"result": 0, "output": LICENCE},
+        {"result": 1},
+        LICENCE | {"ntp_server_port": "123"},
+    ],
+)
+async def test_a_dock_without_a_licence_leaves_the_broker_and_does_not_bind(
+    scene: Scene, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
+) -> None:
+    scene.cloud.spoiled["config"] = {"data": answer}
+    spec = scene.start()
+    await scene.cloud.until(method("config"), count=2)
+    assert {said.method for said in scene.cloud.said} == {"config"}
+    assert f"{spec.sn}: leaves the broker, for the server gives it no licence" in caplog.text
+
+
+async def test_a_dock_that_left_without_a_licence_comes_back_for_one(scene: Scene) -> None:
+    scene.cloud.spoiled["config"] = {"data": {}}
+    spec = scene.start()
+    await scene.cloud.until(method("config"))
+    scene.cloud.spoiled.clear()
+    await scene.cloud.until(osd(spec.sn, "mode_code", 0))
+    assert scene.cloud.bound == {spec.sn, spec.aircraft_sn}
+    assert len(scene.cloud.all(method("config"))) > 1
+
+
 async def test_the_osd_of_a_dock_comes_in_groups_without_common_keys(scene: Scene) -> None:
     spec = scene.start()
     wanted = lambda said: said.kind == "osd" and said.sn == spec.sn  # noqa: E731
@@ -116,6 +176,16 @@ async def test_a_second_command_is_refused_while_upgrading(scene: Scene) -> None
     assert second.data["result"] == 312014
 
 
+@pytest.mark.parametrize("ids", [{"tid": "t-1"}, {"bid": "b-1"}, {}])
+async def test_a_command_without_both_ids_is_refused(scene: Scene, ids: dict[str, str]) -> None:
+    spec = scene.start()
+    await scene.cloud.until(method("update_topo"))
+    await scene.cloud.send(spec.sn, "ota_create", both(scene.files, spec), **ids)
+    reply = await scene.cloud.until(lambda said: said.kind == "services_reply")
+    assert reply.data == {"result": 312010, "output": {"status": "rejected"}}
+    assert not progress(scene)
+
+
 async def test_a_cut_download_is_resumed_where_it_stopped(scene: Scene) -> None:
     scene.files.cuts = 2
     spec = scene.start()
@@ -134,6 +204,29 @@ async def test_a_wrong_md5_fails_the_upgrade(scene: Scene) -> None:
     assert (await scene.cloud.until(status("failed"))).data["result"] == 312003
 
 
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (package("M3D", VERSION), 312003),
+        (package("DOCK2", "10.01.9998"), 312017),
+        (b"no zip" * 1000, 312026),
+    ],
+    ids=["another product", "another version", "no zip"],
+)
+async def test_a_package_that_is_not_for_its_target_fails_the_upgrade(
+    scene: Scene, content: bytes, code: int
+) -> None:
+    spec = scene.start()
+    await scene.cloud.until(method("offline_map_get"))
+    unfit = scene.files.holding(content, spec.sn, VERSION)
+    fit = scene.files.target(spec.aircraft_sn, VERSION)
+    await scene.cloud.command(spec.sn, "ota_create", {"devices": [fit, unfit]})
+    failed = await scene.cloud.until(status("failed"))
+    assert failed.data["result"] == code
+    progress = {"percent": 100, "step_key": "download_firmware"}
+    assert failed.data["output"]["progress"] == progress
+
+
 async def test_an_expired_link_fails_the_upgrade(scene: Scene) -> None:
     scene.files.status = 403
     spec = scene.start()
@@ -149,6 +242,17 @@ async def test_an_unanswered_terminal_event_is_sent_once_more(scene: Scene) -> N
     await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
     again = await scene.cloud.until(status("failed"), count=2)
     assert again.payload == scene.cloud.all(status("failed"))[0].payload
+
+
+@pytest.mark.parametrize("change", [{"bid": "another"}, {"data": {"result": 1}}])
+async def test_a_terminal_event_that_is_not_acknowledged_is_sent_once_more(
+    scene: Scene, change: dict[str, Any]
+) -> None:
+    spec = scene.start("fail-upgrade", reply_timeout=0.5)
+    await scene.cloud.until(method("offline_map_get"))
+    scene.cloud.spoiled["ota_progress"] = change
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
+    await scene.cloud.until(status("failed"), count=2)
 
 
 async def test_a_restarted_simulator_keeps_the_versions(scene: Scene) -> None:
@@ -285,6 +389,38 @@ async def test_a_failing_dock_says_where_and_why(
     await scene.cloud.until(state(spec.sn, "firmware_upgrade_status", 0), count=2)
 
 
+@pytest.mark.parametrize(("fault", "is_new"), [("fail-upgrade", False), ("failed-proven", True)])
+async def test_a_dock_that_says_it_restarted_goes_off_and_reports_anew(
+    scene: Scene, fault: str, is_new: bool
+) -> None:
+    spec = scene.start(fault)
+    await scene.cloud.until(method("offline_map_get"))
+    await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec))
+    failed = await scene.cloud.until(status("failed"))
+    assert failed.data["result"] == 312028
+    versions = {spec.sn: spec.version, spec.aircraft_sn: spec.aircraft_version}
+    scene.cloud.said = scene.cloud.said[scene.cloud.said.index(failed) :]
+    for sn, old in versions.items():
+        back = await scene.cloud.until(state(sn, "firmware_version", VERSION if is_new else old))
+        assert back.data["firmware_upgrade_status"] == 0
+    assert [said.method for said in scene.cloud.said if said.kind in {"requests", "status"}] == [
+        "config", "airport_bind_status", "update_topo",
+    ]  # fmt: skip
+
+
+async def test_a_dock_that_restarted_with_its_old_version_takes_the_next_command(
+    scene: Scene,
+) -> None:
+    spec = scene.start("fail-upgrade")
+    await scene.cloud.until(method("offline_map_get"))
+    for bid in ("b-1", "b-2"):
+        reply = await scene.cloud.command(spec.sn, "ota_create", both(scene.files, spec), bid=bid)
+        assert reply.data["result"] == 0
+        await scene.cloud.until(
+            state(spec.sn, "firmware_version", spec.version), count=1 + int(bid[-1])
+        )
+
+
 async def test_an_unproven_dock_comes_back_with_its_old_version(scene: Scene) -> None:
     spec = scene.start("ok-unproven")
     await scene.cloud.until(method("update_topo"))
@@ -336,8 +472,7 @@ async def test_a_slow_dock_takes_its_time(scene: Scene) -> None:
     spec = scene.start("slow-download")
     await scene.cloud.until(method("update_topo"))
     started = asyncio.get_running_loop().time()
-    await scene.cloud.command(
-        spec.sn, "ota_create", {"devices": [scene.files.target(spec.sn, VERSION)]}
-    )
+    target = scene.files.target(spec.sn, VERSION)
+    await scene.cloud.command(spec.sn, "ota_create", {"devices": [target]})
     await scene.cloud.until(status("ok"))
-    assert asyncio.get_running_loop().time() - started > len(scene.files.content) / 60_000
+    assert asyncio.get_running_loop().time() - started > len(package("DOCK2", VERSION)) / 60_000

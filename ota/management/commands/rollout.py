@@ -168,7 +168,7 @@ def _cancel(call: Call) -> Outcome:
     already = _is_already(call, RolloutStatus.CANCELED, "nothing of it is left to cancel")
     if before == RolloutStatus.CANCELED and not canceled:
         return already._replace(more={"canceled": 0})
-    text = f"Canceled {_upgrades(canceled)} not issued yet; what runs goes on."
+    text = f"Canceled {_upgrades(canceled)} that waited; what runs goes on."
     return Outcome(True, text, {"canceled": canceled})
 
 
