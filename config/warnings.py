@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.celery import app
+from fleet import binding
 from mqtt_bridge.models import BridgeSession
 from ota import storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, RolloutEvent
@@ -88,10 +89,11 @@ def _ask() -> str:
 
 
 def _licence() -> Warning | None:
-    if settings.DJI_APP_LICENSE or not settings.MQTT_ANSWER_REQUESTS:
+    missing = binding.missing_of_app()
+    if not missing or not settings.MQTT_ANSWER_REQUESTS:
         return None
     return Warning(
-        "DJI_APP_LICENSE is not set: docks that are set up now will not bind.",
+        f"{missing} not set: docks that are set up now will not bind.",
         "Set DJI_APP_ID, DJI_APP_KEY and DJI_APP_LICENSE to those of your Cloud API app.",
     )
 

@@ -5,6 +5,7 @@ import hmac
 import logging
 from typing import Any
 
+from django.conf import settings
 from django.db.models import F, Q
 
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
@@ -22,6 +23,14 @@ BOUND_ELSEWHERE = 210232
 
 ATTEMPTS = 5
 BLOCKED_FOR = dt.timedelta(minutes=15)
+
+
+def missing_of_app() -> str:
+    """Which variables of the Cloud API app are not set, with "is" or "are"; without them no dock binds."""
+    names = ("DJI_APP_ID", "DJI_APP_KEY", "DJI_APP_LICENSE")
+    missing = [name for name in names if not getattr(settings, name)]
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{', '.join(missing)} {verb}" if missing else ""
 
 
 class DeviceNamed(Part, frozen=True):

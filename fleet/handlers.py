@@ -49,8 +49,8 @@ def state(messages: Sequence[Message[Properties]]) -> Sequence[Reply]:
 @on(Kind.REQUESTS, "config", data=Nothing)
 def config(messages: Sequence[Message[Nothing]]) -> Iterator[Reply]:
     """The licence of the operator's Cloud API app; this reply alone has no ``result``."""
-    if not settings.DJI_APP_LICENSE:
-        logger.warning("a dock asks for the licence and DJI_APP_LICENSE is empty: it will not bind")
+    if missing := binding.missing_of_app():
+        logger.warning("a dock asks for the licence and %s not set: it will not bind", missing)
     for message in messages:
         yield message.reply(
             {

@@ -176,8 +176,15 @@ def test_a_bridge_that_listens_is_not_missing(viewer: Client) -> None:
 def test_a_missing_licence_is_told_where_docks_ask_for_it(
     viewer: Client, settings: Settings, licence: str, answers: bool, is_told: bool
 ) -> None:
+    settings.DJI_APP_ID = settings.DJI_APP_KEY = "1"
     settings.DJI_APP_LICENSE, settings.MQTT_ANSWER_REQUESTS = licence, answers
-    assert ("DJI_APP_LICENSE" in warnings_of(viewer)) is is_told
+    assert ("DJI_APP_LICENSE is not set" in warnings_of(viewer)) is is_told
+
+
+def test_a_licence_without_its_app_is_told(viewer: Client, settings: Settings) -> None:
+    settings.DJI_APP_ID, settings.DJI_APP_KEY, settings.DJI_APP_LICENSE = "", "", "licence"
+    settings.MQTT_ANSWER_REQUESTS = True
+    assert "DJI_APP_ID, DJI_APP_KEY are not set" in warnings_of(viewer)
 
 
 def test_a_redis_that_is_away_is_told(viewer: Client, settings: Settings) -> None:

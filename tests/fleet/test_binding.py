@@ -60,7 +60,7 @@ def test_a_missing_licence_is_a_warning(
 ) -> None:
     settings.DJI_APP_LICENSE = ""
     assert ask("DOCK1", "config")["app_license"] == ""
-    assert "DJI_APP_LICENSE is empty" in caplog.text
+    assert "DJI_APP_LICENSE are not set" in caplog.text
 
 
 def test_unknown_devices_are_not_bound() -> None:
