@@ -117,7 +117,7 @@ class Situation:
         among = None if docks is None or len(docks) > NAMED else docks
         self.now = now
         self.library = Library()
-        self.heard_since = BridgeSession.objects.listening_since(now)
+        self.heard = BridgeSession.objects.heard(now)
         foreign = ForeignUpgrade.objects.filter(_among("gateway", among), finished_at=None)
         self.foreign = set(foreign.values_list("gateway_id", flat=True))
         opened = UpgradeTask.objects.open().filter(_among("gateway", among)).order_by()
@@ -285,7 +285,7 @@ def blockers(
 
 
 def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
-    if situation.heard_since is None:
+    if situation.heard is None:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
     settled = gateway.settled_at(settings.SETTLE_TIME)
     if not gateway.is_online or telemetry.is_silent(gateway.last_seen_at, situation.now):

@@ -118,16 +118,15 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         failed: that needs somebody, whatever it was called off for.
         """
         waiting = self.filter(pk__among=list(pks), status=TaskStatus.PENDING)
-        sent, has_failed = (
-            waiting.filter(attempt__gt=0),
-            models.Q(result__isnull=False, result__gt=0),
-        )
+        # Nor a retry by hand that was not sent: what the command before it did is as unknown as before.
+        never = models.Q(attempt=0, retry_of=None)
+        sent, has_failed = waiting.exclude(never), models.Q(result__isnull=False, result__gt=0)
         again = {
             "text": f"not sent again: {text}",
             "message": _with_last(f"not sent again: {text}"),
         }
         ends: list[tuple[UpgradeTaskQuerySet, TaskStatus, dict[str, Any]]] = [
-            (waiting.filter(attempt=0), TaskStatus.CANCELED, {"text": text}),
+            (waiting.filter(never), TaskStatus.CANCELED, {"text": text}),
             (sent.filter(has_failed), TaskStatus.FAILED, again),
             (sent.exclude(has_failed), TaskStatus.TIMEOUT, again),
         ]

@@ -28,6 +28,7 @@ from ota.models import (
 from ota.models.notices import Kind
 from ota.notices.shared import Shared, ended
 from ota.notices.wishes import People
+from ota.states import TaskStatus
 
 MOST = 500  # of each in one tick; the next one goes on
 # A dock that failed earlier and was not told is no news any more.
@@ -143,26 +144,39 @@ def _begins(event: RolloutEvent) -> str:
 
 
 def _tell_tasks(now: dt.datetime) -> None:
-    """Docks that need a person on site; the database refuses a second line about a task."""
-    tasks = (
+    """Docks that need a person; the database refuses a second line about a task."""
+    untold = (
         UpgradeTask.objects.needing_attention()
-        .filter(result__in=_ON_SITE, result__gt=0, finished_at__gt=now - RECENT)
+        .filter(finished_at__gt=now - RECENT)
         .exclude(Exists(News.objects.filter(task=OuterRef("pk"))))
         .select_related("gateway__site")
-        .order_by("finished_at")[:MOST]
+        .order_by("finished_at")
     )
-    bulk.insert((_on_site(task, now) for task in tasks), ignore_conflicts=True)
+    # One after the other: each has an index of its own.
+    on_site = untold.filter(result__in=_ON_SITE, result__gt=0)[:MOST]
+    in_doubt = untold.filter(status=TaskStatus.TIMEOUT).exclude(result__in=_ON_SITE)[:MOST]
+    news = [_on_site(task, now) for task in on_site] + [_in_doubt(task, now) for task in in_doubt]
+    bulk.insert(news, ignore_conflicts=True)
 
 
 def _on_site(task: UpgradeTask, now: dt.datetime) -> News:
+    return _of_task(task, "needs a person on site", task.advice or "", now)
+
+
+def _in_doubt(task: UpgradeTask, now: dt.datetime) -> News:
+    """Nobody knows what its command did."""
+    return _of_task(task, "needs somebody to look at it", task.message, now)
+
+
+def _of_task(task: UpgradeTask, needs: str, text: str, now: dt.datetime) -> News:
     where = f" at {task.gateway.site}" if task.gateway.site else ""
     return News(
         kind=Kind.ON_SITE,
         at=task.finished_at or now,
         rollout_id=task.rollout_id,
         task=task,
-        title=f"{task.gateway}{where} needs a person on site"[:300],
-        text=(task.advice or "")[:500],
+        title=f"{task.gateway}{where} {needs}"[:300],
+        text=text[:500],
     )
 
 

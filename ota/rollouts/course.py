@@ -193,6 +193,7 @@ def _open_what_is_due(
 def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetime) -> None:
     if not _is_met(last, standing):
         Wave.objects.filter(pk=last.pk, met_at__isnull=False).update(met_at=None)
+        _stop_if_missed(rollout, last, standing, now)
         return
     if last.met_at is None:
         Wave.objects.filter(pk=last.pk, met_at=None).update(met_at=now)
@@ -202,6 +203,17 @@ def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetim
     soaked = last.met_at + dt.timedelta(minutes=rollout.soak_minutes) <= now
     if soaked and not rollout.asks_between_waves:
         _open_by_itself(rollout, last.number + 1, now)
+
+
+def _stop_if_missed(rollout: Rollout, wave: Wave, standing: Standing, now: dt.datetime) -> None:
+    """A gate that nothing can meet any more needs somebody; not once more for what was known then."""
+    if standing.is_under_way or not standing.failed:
+        return
+    reason = (
+        f"{standing.proven} of {standing.finished} finished upgrades of {wave} are proven; at least "
+        f"{wave.gate} % must be before the next wave opens"
+    )
+    _stop(rollout, reason, now)
 
 
 def _ask(rollout: Rollout, last: Wave, now: dt.datetime) -> None:

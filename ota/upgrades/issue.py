@@ -210,6 +210,10 @@ def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) ->
         is_ready=False,
         waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
     )
+    # As they were when they were judged: a new command had wiped how the last one ended.
+    columns = ("result", "message", "not_before", "replied_at")
+    rows = {task.pk: {name: getattr(task, name) for name in columns} for task in tasks}
+    bulk.update(UpgradeTask, columns, rows, f"t.status = '{TaskStatus.PENDING}'")
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 

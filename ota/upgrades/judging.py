@@ -119,20 +119,21 @@ def write(
 
 
 def _may_have_vanished(task: UpgradeTask) -> bool:
-    """Whether nobody knows what a command did, this task's or that of the one it retries by hand.
+    """Whether a command did something, this task's or that of the one it retries by hand.
 
-    A dock that is away then is not just away. After a failure that it told itself it is.
+    A dock that is away then is not just away. It is if all it said was that it had to wait.
     """
-    is_sent = task.attempt > 0 and not retries.is_resting(task)
+    is_sent = task.attempt > 0 and not retries.is_waiting(task)
     return is_sent or (task.attempt == 0 and task.retry_of_id is not None)
 
 
 def _lost(task: UpgradeTask, situation: Situation) -> str:
     """Why such a dock is waited for no longer; empty while it may come back."""
-    if situation.heard_since is None or not _may_have_vanished(task):
+    heard = situation.heard
+    if heard is None or not _may_have_vanished(task):
         return ""
-    signs = (task.gateway.last_seen_at, task.sent_at, task.status_at, situation.heard_since)
-    silence = situation.now - max(filter(None, signs))
+    signs = (task.gateway.last_seen_at, task.sent_at, task.status_at, heard.since)
+    silence = heard.until - max(filter(None, signs))
     if silence <= dt.timedelta(seconds=settings.HARD_LIMIT):
         return ""
     return f"the dock has not been heard for {settings.HARD_LIMIT / 60:g} min; somebody has to look"
@@ -147,7 +148,8 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
         task.rollout.starts_at if "not_started" in codes else None,
     )
     if known := [opening for opening in openings if opening]:
-        return max(known)
+        # Nothing is told of a dock that is gone, and it is not waited for so long.
+        return min(max(known), now + LOOK_ANYWAY) if _may_have_vanished(task) else max(known)
     if "settling" in codes:
         return task.gateway.settled_at(settings.SETTLE_TIME) or now
     if "offline" in codes and task.gateway.is_online:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 
+from fleet import telemetry
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
 from ota import errors, live, states
-from ota.models import UpgradeTask
+from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
 
@@ -72,6 +73,8 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
     with transaction.atomic():
+        if verdict.target == TaskStatus.PENDING:
+            _lock_docks(tasks)
         moved = found.move(
             [task.pk for task in tasks],
             verdict.target,
@@ -83,6 +86,12 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
         if verdict.target == TaskStatus.PENDING:
             _forget_facts(moved, now)
     live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
+
+
+def _lock_docks(tasks: Collection[UpgradeTask]) -> None:
+    """First, as the bridge does: it writes what docks say, and then looks at their tasks."""
+    docks = Device.objects.filter(pk__in=[task.gateway_id for task in tasks]).order_by("pk")
+    list(docks.select_for_update(no_key=True).values_list("pk"))
 
 
 def _forget_facts(tasks: Collection[int], now: dt.datetime) -> None:
@@ -173,9 +182,10 @@ def _last_sign(task: UpgradeTask) -> dt.datetime | None:
 
 
 def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
-    if not _is_over(
-        max(task.status_at, task.progress_seen_at or task.status_at), settings.VERIFY_TIME, heard
-    ):
+    since = max(task.status_at, task.progress_seen_at or task.status_at)
+    # The word of a restart gives time to report, and not for ever.
+    is_endless = _is_over(task.sent_at, settings.HARD_LIMIT + settings.VERIFY_TIME, heard)
+    if not _is_over(since, settings.VERIFY_TIME, heard) and not is_endless:
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
@@ -183,7 +193,10 @@ def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
     what = "the device restarted in the middle" if restarted else "the dock fell silent"
     # What they had before is no reason for another attempt: it may have gone well.
     is_blind = not proof.are_known(task.targets.all(), *_decided_from(task))
-    return Verdict(TaskStatus.TIMEOUT, f"{what}, and {_shortfall(task)}", is_final=is_blind)
+    dock = task.gateway
+    is_gone = not dock.is_online or telemetry.is_silent(dock.last_seen_at, heard.until)
+    text = f"{what}, and {_shortfall(task)}"
+    return Verdict(TaskStatus.TIMEOUT, text, is_final=is_blind or is_gone)
 
 
 def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | None]:
@@ -192,9 +205,12 @@ def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | 
     The word of a restart may come after what the dock says when it is back.
     """
     dock = task.gateway
-    is_back = dock.online_since and task.sent_at and dock.online_since > task.sent_at
-    if task.result == errors.RESTARTED and is_back:
-        return dock.online_since, dock.topology_at
+    if task.result == errors.RESTARTED and dock.online_since:
+        # It goes on and off before too, as when the dock switches its aircraft on.
+        going = task.events.filter(kind=TaskEvent.Kind.PROGRESS).exclude(result=errors.RESTARTED)
+        signs = (task.sent_at, going.aggregate(at=Max("at"))["at"])
+        if dock.online_since > max(filter(None, signs), default=dock.online_since):
+            return dock.online_since, dock.topology_at
     return _last_sign(task), task.progress_at
 
 

@@ -82,6 +82,11 @@ def is_resting(task: UpgradeTask) -> bool:
     return task.status == TaskStatus.PENDING and task.retries > 0 and task.not_before is not None
 
 
+def is_waiting(task: UpgradeTask) -> bool:
+    """Whether the dock has only asked to wait, so that its last command did nothing."""
+    return is_resting(task) and _remedy(task.result) == Remedy.WAIT
+
+
 def went_unanswered(task: UpgradeTask) -> bool:
     """Whether nobody answered the command before the last; each retry follows one that got an answer."""
     if task.attempt <= task.retries + 1:

@@ -52,11 +52,11 @@ def device(sn: str) -> Device:
 OSD: dict[str, tuple[str, dict[str, Any]]] = {
     "osd.dock1": (DOCK1, {"mode_code": 0, "drone_in_dock": 1, "battery_percent": 93, "sub_device_sn": AIRCRAFT1}),
     "osd.dock1.link": (DOCK1, {"flighttask_step_code": 5, "link_workmode": 0}),
-    "osd.dock1.power": (DOCK1, {"battery_percent": 93}),
+    "osd.dock1.power": (DOCK1, {"maintenance_percent": 93}),
     "osd.dock2": (DOCK, {"mode_code": 0, "emergency_stop_state": 0, "sub_device_paired": 1}),
     "osd.dock2.busy": (DOCK, {"mode_code": 4, "drone_in_dock": 0}),
     "osd.dock2.emergency_stop": (DOCK, {"emergency_stop_state": 1}),
-    "osd.dock2.power": (DOCK, {"battery_percent": 93}),
+    "osd.dock2.power": (DOCK, {"maintenance_percent": 93}),
     "osd.dock2.upgrading": (DOCK, {"mode_code": 3, "sub_device_online": 1}),
     "osd.dock3": (DOCK3, {"mode_code": 5}),
     "osd.aircraft.m30t": (AIRCRAFT1, {"mode_code": 0, "battery_percent": 93, "firmware_version": "07.01.0026"}),
@@ -189,7 +189,8 @@ PROGRESS = {
     "sdk_style.upgrade": (TaskStatus.IN_PROGRESS, 62, "upgrade_firmware", None),
     "v115.download": (TaskStatus.IN_PROGRESS, 10, "download_firmware", None),
     "ok": (TaskStatus.VERIFYING, 100, "upgrade_firmware", None),
-    "failed": (TaskStatus.FAILED, 31, "upgrade_firmware", None),
+    # It restarted in the middle: what it reports then decides.
+    "failed": (TaskStatus.VERIFYING, 31, "upgrade_firmware", None),
     "failed.low_battery": (TaskStatus.FAILED, 0, "download_firmware", None),
     "timeout": (TaskStatus.TIMEOUT, 60, "upgrade_firmware", None),
 }

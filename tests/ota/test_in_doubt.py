@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import publisher, router
+from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import Heard
 from ota import rollouts
 from ota.models import FirmwarePackage, TaskEvent, UpgradeTask
@@ -24,6 +25,7 @@ from tests.make import (
     make_listening,
     make_rollout,
     make_task,
+    progress,
 )
 from tests.ota.doubt import (
     RESTARTED,
@@ -87,6 +89,18 @@ def test_the_old_version_may_come_before_the_word_of_the_restart() -> None:
     UpgradeTask.objects.update(status_at=ago(16), progress_seen_at=ago(16))
     enforce(task)
     assert task.status == TaskStatus.PENDING
+
+
+def test_a_version_from_before_progress_decides_nothing_though_a_topology_came_before_it() -> None:
+    """The dock switched its aircraft on for the upgrade; that is no restart."""
+    task = make_task(status=TaskStatus.IN_PROGRESS, sent_at=ago(20), replied_at=ago(20))
+    tell_topology(task)
+    tell_version(task, OLD)
+    say(task, "events", envelope(progress(), "ota_progress", bid=task.bid))
+    fail(task, RESTARTED)
+    UpgradeTask.objects.update(status_at=ago(16), progress_seen_at=ago(16))
+    enforce(task)
+    assert task.status == TaskStatus.TIMEOUT
 
 
 @pytest.mark.parametrize("last", ["attempt", "rollout"])
@@ -221,6 +235,22 @@ def test_facts_are_not_forgotten_where_the_reply_came_this_very_moment(
     monkeypatch.setattr(limits, "_unanswered", answer)
     enforce(task)
     assert (task.status, Device.objects.get().mode_code) == (TaskStatus.SENT, 3)
+
+
+def test_a_broker_that_is_away_does_not_wipe_how_the_last_attempt_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def publish(messages: Any) -> list[bool]:
+        raise BrokerUnavailable("away")
+
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    fail(task, 312002)
+    monkeypatch.setattr(publisher, "publish", publish)
+    is_sent(task)
+    rollouts.cancel(task.rollout, timezone.now())
+    task.refresh_from_db()
+    assert (task.status, task.result) == (TaskStatus.FAILED, 312002)
+    assert "not sent again" in task.message
 
 
 # "Already upgrading"

@@ -1,5 +1,6 @@
 """Docks that vanished after their command are no docks that are away, and nobody takes them for success."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ from django.utils import timezone
 from fleet.models import Device
 from mqtt_bridge import pipeline, publisher, router
 from mqtt_bridge.models import BridgeSession
-from ota import rollouts
-from ota.models import FirmwarePackage, UpgradeTarget, UpgradeTask
+from ota import notices, rollouts
+from ota.models import FirmwarePackage, News, UpgradeTarget, UpgradeTask
 from ota.rollouts import course
 from ota.states import TaskStatus
 from ota.upgrades import issue, limits
@@ -26,7 +27,7 @@ from tests.make import (
     progress,
     received,
 )
-from tests.ota.doubt import ago, enforce, gone, say, stamp, vanished
+from tests.ota.doubt import RESTARTED, ago, enforce, fail, gone, say, stamp, vanished
 
 pytestmark = pytest.mark.django_db
 
@@ -143,7 +144,8 @@ def test_a_retry_of_a_dock_that_vanished_does_not_make_it_one_that_is_away() -> 
 
 def test_silence_leads_to_another_attempt_only_if_the_old_version_was_reported_since() -> None:
     known, unknown = vanished(), vanished()
-    Device.objects.filter(pk=known.gateway_id).update(firmware_seen_at=timezone.now())
+    here = {"presence": Device.Presence.ONLINE, "last_seen_at": timezone.now()}
+    Device.objects.filter(pk=known.gateway_id).update(firmware_seen_at=timezone.now(), **here)
     for task, status in [(known, TaskStatus.PENDING), (unknown, TaskStatus.TIMEOUT)]:
         enforce(task)
         assert task.status == status, task.message
@@ -193,3 +195,69 @@ def test_an_aircraft_that_sleeps_before_it_has_reported_is_not_upgraded_once_mor
     make_target(task, aircraft, FirmwarePackage.objects.get())
     enforce(task)
     assert (task.status, task.needs_attention) == (TaskStatus.TIMEOUT, True)
+
+
+def test_a_dock_that_is_gone_when_its_time_is_over_is_not_tried_again_whatever_it_said_last() -> (
+    None
+):
+    task = vanished(progress_seen_at=ago(40))
+    Device.objects.update(firmware_seen_at=ago(39.9))
+    enforce(task)
+    assert (task.status, task.needs_attention) == (TaskStatus.TIMEOUT, True)
+
+
+def test_a_dock_that_failed_in_the_middle_and_went_dark_is_none_that_is_away() -> None:
+    rollout = make_rollout()
+    second = make_wave(rollout, 2, opened_at=None)
+    make_task(rollout=rollout, status=TaskStatus.OK)
+    task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS)
+    fail(task, 312013)
+    Device.objects.filter(pk=task.gateway_id).update(presence="offline", last_seen_at=ago(5))
+    issue.look_again(timezone.now())
+    course.advance(timezone.now())
+    second.refresh_from_db()
+    assert second.opened_at is None
+
+
+def test_a_bridge_that_is_behind_has_not_heard_a_dock_yet() -> None:
+    task = make_task(gone(121), attempt=1, sent_at=ago(122), status_at=ago(121.5))
+    BridgeSession.objects.update(connected_since=ago(1000), behind_since=ago(120))
+    issue.look_again(timezone.now())
+    task.refresh_from_db()
+    assert task.status == TaskStatus.PENDING
+
+
+def test_a_dock_that_may_have_vanished_is_looked_at_also_while_the_hours_are_closed() -> None:
+    now = timezone.now()
+    begin, end = now + dt.timedelta(hours=20), now + dt.timedelta(hours=23)
+    rollout = make_rollout(windows=f"daily {begin:%H:%M}-{end:%H:%M}")
+    task = make_task(gone(2), rollout=rollout, attempt=1, sent_at=ago(2), status_at=ago(1))
+    issue.look_again(now)
+    task.refresh_from_db()
+    assert task.due_at
+    assert task.due_at <= now + dt.timedelta(minutes=10)
+
+
+def test_a_retry_by_hand_that_is_called_off_leaves_the_doubt_about_the_command_before_it() -> None:
+    task = vanished()
+    enforce(task)
+    rollouts.retry(task.rollout, timezone.now())
+    rollouts.cancel(task.rollout, timezone.now())
+    assert UpgradeTask.objects.needing_attention().count() == 1
+
+
+def test_an_upgrade_whose_dock_says_again_and_again_that_it_restarted_ends() -> None:
+    task = vanished()
+    UpgradeTask.objects.update(sent_at=ago(110), replied_at=ago(110))
+    fail(task, RESTARTED)
+    enforce(task)
+    assert task.status == TaskStatus.TIMEOUT
+
+
+def test_an_upgrade_that_ends_in_doubt_is_told() -> None:
+    task = vanished(rollout=make_rollout(name="Night"))
+    enforce(task)
+    notices.tell(timezone.now())
+    (news,) = News.objects.filter(task=task)
+    assert news.title == f"{task.gateway} needs somebody to look at it"
+    assert "fell silent" in news.text

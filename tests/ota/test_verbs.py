@@ -308,6 +308,7 @@ def test_a_lower_gate_lets_the_next_wave_open_at_once() -> None:
     make_task(rollout=rollout, wave=wave)
     rollouts.advance(NOW)
     rollouts.change(rollout, {"gate_first": 50}, NOW)
+    rollouts.resume(rollout, NOW)
     rollouts.advance(NOW)
     wave.refresh_from_db()
     assert wave.opened_at == NOW
