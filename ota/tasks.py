@@ -130,6 +130,12 @@ def tell() -> None:
 
 
 @shared_task
+def tell_standstill() -> None:
+    """Says which rollouts have stood still for a day, and why."""
+    _while_steady(rollouts.standstill.tell)
+
+
+@shared_task
 def mail() -> None:
     """Sends the e-mails that are due."""
     _while_steady(notices.send)

@@ -42,7 +42,7 @@ class PreferenceForm(forms.ModelForm[Preference]):
             for kind in Kind:
                 self.fields[f"{channel}_{kind.value}"] = forms.ChoiceField(
                     choices=PACKAGES if kind == Kind.DAMAGED else Whose.choices,
-                    initial=chosen.get(kind.value, Whose.NONE),
+                    initial=chosen.get(kind.value, defaults[kind]),
                     widget=UnfoldAdminSelectWidget(
                         attrs={"aria-label": f"{kind.label}, {channel}"}
                     ),

@@ -34,6 +34,7 @@ LISTED = 6  # notices under the bell
 COLOURS = {
     Kind.STARTED: "info",
     Kind.STOPPED: "danger",
+    Kind.STANDSTILL: "warning",
     Kind.NEEDS_APPROVAL: "warning",
     Kind.WAVE_WAITING: "warning",
     Kind.FINISHED: "success",

@@ -22,6 +22,7 @@ class Kind(models.TextChoices):
 
     STARTED = "started", "Rollout started"
     STOPPED = "stopped", "Rollout paused by itself"
+    STANDSTILL = "standstill", "Rollout stands still"
     NEEDS_APPROVAL = "needs_approval", "Rollout needs approval"
     WAVE_WAITING = "wave_waiting", "Wave waits for a click"
     FINISHED = "finished", "Rollout finished"

@@ -143,6 +143,7 @@ class RolloutEvent(models.Model):
         DENIED = "denied", "Denied"
         PAUSED = "paused", "Paused"
         STOPPED = "stopped", "Paused by itself"
+        STANDSTILL = "standstill", "Stands still"
         RESUMED = "resumed", "Resumed"
         CANCELED = "canceled", "Canceled"
         WAVE_OPENED = "wave_opened", "Wave opened"

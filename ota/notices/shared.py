@@ -8,7 +8,7 @@ from django.db.models import Count
 from fleet.models import Organization
 from ota.models import News, UpgradeTask
 from ota.models.notices import Kind
-from ota.states import FINISHED, UNSUCCESSFUL, TaskStatus
+from ota.states import FINISHED, OPEN, UNSUCCESSFUL, TaskStatus
 
 NAMED = 5  # docks to look at
 
@@ -57,7 +57,11 @@ class Shared:
             return ended(counts)
         if one.kind == Kind.STOPPED:
             return self._stopped(one, organization, counts)
-        docks = sum(counts.values())
+        docks = (
+            sum(counts[status] for status in OPEN)
+            if one.kind == Kind.STANDSTILL
+            else sum(counts.values())
+        )
         return f"{docks} dock{'' if docks == 1 else 's'} of {organization}"
 
     def _stopped(self, one: News, organization: Organization, counts: Counter[str]) -> str:

@@ -42,6 +42,7 @@ _KINDS = {
     RolloutEvent.Kind.STARTED: Kind.STARTED,
     RolloutEvent.Kind.APPROVED: Kind.STARTED,
     RolloutEvent.Kind.STOPPED: Kind.STOPPED,
+    RolloutEvent.Kind.STANDSTILL: Kind.STANDSTILL,
     RolloutEvent.Kind.NEEDS_APPROVAL: Kind.NEEDS_APPROVAL,
     RolloutEvent.Kind.WAVE_WAITING: Kind.WAVE_WAITING,
     RolloutEvent.Kind.FINISHED: Kind.FINISHED,
@@ -131,6 +132,7 @@ def _title(event: RolloutEvent) -> str:
         RolloutEvent.Kind.STARTED: f"{name} {begins}",
         RolloutEvent.Kind.APPROVED: f"{name} was approved by {event.actor} and {begins}",
         RolloutEvent.Kind.STOPPED: f"{name} has paused by itself",
+        RolloutEvent.Kind.STANDSTILL: f"{name} has stood still for a day",
         RolloutEvent.Kind.NEEDS_APPROVAL: f"{name} needs approval",
         RolloutEvent.Kind.WAVE_WAITING: f"{name} waits for a click",
     }[RolloutEvent.Kind(event.kind)]

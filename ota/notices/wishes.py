@@ -17,6 +17,7 @@ Choice = Mapping[str, str]
 CONSOLE: Choice = {
     Kind.STARTED: Whose.MINE,
     Kind.STOPPED: Whose.ALL,
+    Kind.STANDSTILL: Whose.MINE,
     Kind.NEEDS_APPROVAL: Whose.ALL,
     Kind.WAVE_WAITING: Whose.MINE,
     Kind.FINISHED: Whose.MINE,
@@ -26,6 +27,7 @@ CONSOLE: Choice = {
 EMAIL: Choice = {
     Kind.STARTED: Whose.NONE,
     Kind.STOPPED: Whose.MINE,
+    Kind.STANDSTILL: Whose.MINE,
     Kind.NEEDS_APPROVAL: Whose.ALL,
     Kind.WAVE_WAITING: Whose.MINE,
     Kind.FINISHED: Whose.MINE,
@@ -81,7 +83,9 @@ class People:
         whole: list[int | None] = [None]
         for organization in organizations or whole:
             preference = mine.get(organization) or mine.get(None)
-            yield (preference.console, preference.email) if preference else (CONSOLE, EMAIL)
+            # A kind of news that there was not when they chose is as for those who chose nothing.
+            console, email = (preference.console, preference.email) if preference else ({}, {})
+            yield {**CONSOLE, **console}, {**EMAIL, **email}
 
 
 def _allowed(code: str) -> dict[int, User]:

@@ -1,6 +1,6 @@
 """Rollouts: what would happen, starting it, how it goes on by itself, and what operators do to it."""
 
-from ota.rollouts import consistency
+from ota.rollouts import consistency, standstill
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
 from ota.rollouts.joining import Held, held_back, join
@@ -67,6 +67,7 @@ __all__ = [
     "resume",
     "retry",
     "standings",
+    "standstill",
     "stop",
     "usual_policy",
 ]

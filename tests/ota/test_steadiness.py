@@ -92,6 +92,7 @@ def test_small_corrections_are_nothing_until_they_add_up(machine: Machine) -> No
     ("task", "work"),
     [
         (tasks.tell, "ota.notices.tell"),
+        (tasks.tell_standstill, "ota.rollouts.standstill.tell"),
         (tasks.mail, "ota.notices.send"),
         (tasks.deliver, "ota.notices.webhooks.deliver"),
         (tasks.forget_news, "ota.notices.forget"),

@@ -1,0 +1,66 @@
+"""Rollouts that run, and in which nothing has happened for a day: somebody is told what they wait for."""
+
+import datetime as dt
+from collections import Counter
+from typing import Any
+
+from django.db.models import Max
+
+from ota.models import Rollout, RolloutEvent, UpgradeTask
+from ota.rollouts import course
+from ota.states import TaskStatus
+
+AFTER = dt.timedelta(days=1)
+NAMED = 5  # docks
+# Nobody has to do anything about these: their time comes.
+_TIMES = {"hours", "not_started", "not_yet"}
+_TURN = "for their turn"
+
+
+def tell(now: dt.datetime) -> None:
+    """Writes into the history of each what it waits for, once a day; hearing of that starts the next day."""
+    for rollout in Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk"):
+        is_still = _last_moved(rollout) <= now - AFTER
+        if is_still and (reason := _reason(rollout)):
+            course.note(rollout.pk, RolloutEvent.Kind.STANDSTILL, now, reason)
+
+
+def _last_moved(rollout: Rollout) -> dt.datetime:
+    moved = rollout.tasks.aggregate(at=Max("status_at"))["at"]
+    told = rollout.events.aggregate(at=Max("at"))["at"]
+    return max(at for at in (rollout.created_at, rollout.starts_at, moved, told) if at)
+
+
+def _reason(rollout: Rollout) -> str:
+    """What it waits for, in words; empty if it will go on by itself, or has nothing to do."""
+    if rollout.tasks.in_flight().exists():
+        return ""
+    waiting = rollout.tasks.waiting().order_by("pk").values_list("gateway__sn", "waits_for")
+    tasks = [(sn, [reason["code"] for reason in reasons]) for sn, reasons in waiting]
+    stuck = [(sn, codes) for sn, codes in tasks if not _TIMES.intersection(codes)]
+    if stuck:
+        return _of_tasks(stuck)
+    return "" if tasks else _of_waves(rollout)
+
+
+def _of_tasks(stuck: list[tuple[str, list[str]]]) -> str:
+    counts = Counter(codes[0] if codes else _TURN for _, codes in stuck)
+    shares = ", ".join(f"{count} {code}" for code, count in counts.most_common())
+    docks = ", ".join(sn for sn, _ in stuck[:NAMED])
+    were = "upgrade waits" if len(stuck) == 1 else "upgrades wait"
+    return f"{len(stuck)} {were}: {shares}. Look at {docks}."
+
+
+def _of_waves(rollout: Rollout) -> str:
+    """A gate that nothing meets any more; one that was met opens the next wave by itself, or asks."""
+    waves: list[Any] = list(rollout.wave_set.order_by("number"))
+    closed = [wave for wave in waves if wave.opened_at is None]
+    if not closed or closed[0].number == 1 or waves[closed[0].number - 2].met_at:
+        return ""
+    planned = UpgradeTask.objects.filter(wave__in=closed, status=TaskStatus.PENDING)
+    if not planned.exists():
+        return ""
+    return (
+        f"{closed[0]} does not open: the gate of {waves[closed[0].number - 2]} is not met, and nothing "
+        "goes on there. Retry what failed, lower the gate, or open the wave by hand."
+    )
