@@ -52,7 +52,7 @@ class Report(Data, frozen=True):
 
     @property
     def is_end(self) -> bool:
-        return self.status in states.TERMINAL
+        return self.output is not None and self.output.status in states.TERMINAL
 
     @property
     def step(self) -> str:

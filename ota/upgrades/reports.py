@@ -44,6 +44,7 @@ Matched = tuple[Message[Report], Standing]
 # What docks say; the empty one is a missing one.
 _STATUSES = {"", "sent", "in_progress", "paused", "ok", "failed", "rejected", "canceled", "timeout"}
 _ENDS = {str(status): status for status in (*states.UNSUCCESSFUL, TaskStatus.CANCELED)}
+_ALL_ENDS = {str(status) for status in states.TERMINAL}
 _GIVEN_UP = states.TERMINAL - {TaskStatus.OK}
 
 
@@ -118,7 +119,9 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     reports: defaultdict[int, list[Message[Report]]] = defaultdict(list)
     for message, task in matched:
         reports[task.pk].append(message)
-    _count_unknown(messages)
+    said = {message.data.status for message in messages}
+    if strange := said - _STATUSES:
+        _count_unknown(messages, strange)
     late: list[Message[Report]] = []
     rows: dict[int, dict[str, Any]] = {}
     moves: defaultdict[Move, list[Standing]] = defaultdict(list)
@@ -135,18 +138,18 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     bulk.update(UpgradeTask, _COLUMNS, rows)
     _apply_progress(moves, now)
     live.announce((tasks[pk].rollout_id, pk) for pk in rows)
-    ends = [(message, task) for message, task in matched if message.data.is_end]
-    others.end(
-        {(task.sn, bid) for message, task in ends for bid in ("", message.bid, task.bid)}, now
-    )
+    if said & _ALL_ENDS:
+        ends = [(message, task) for message, task in matched if message.data.is_end]
+        others.end(
+            {(task.sn, bid) for message, task in ends for bid in ("", message.bid, task.bid)}, now
+        )
     others.record(foreign, now)
 
 
-def _count_unknown(messages: Reports) -> None:
+def _count_unknown(messages: Reports, strange: set[str]) -> None:
     """Statuses that no document names are counted; they mean running."""
-    strange = sum(message.data.status not in _STATUSES for message in messages)
-    if strange:
-        metrics.count("unknown_values", strange, field="status")
+    times = sum(message.data.status in strange for message in messages)
+    metrics.count("unknown_values", times, field="status")
 
 
 _COLUMNS = (
