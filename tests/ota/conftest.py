@@ -1,4 +1,4 @@
-"""Who brings packages, and a package."""
+"""Who brings packages, a package, and a broker that takes every command."""
 
 import datetime as dt
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
+from mqtt_bridge import publisher, router
 from simulator.packages import build
-from tests.make import make_model
+from tests.make import make_listening, make_model
 from tests.people import log_in
 
 
@@ -21,3 +22,11 @@ def administrator(client: Client) -> Client:
 def dock2(tmp_path: Path) -> bytes:
     make_model("3-2-0")
     return build(tmp_path, "DOCK2", "10.01.3205", dt.date(2024, 11, 7), 300_000).read_bytes()
+
+
+@pytest.fixture
+def willing_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge listens, and the broker confirms each command without any dock that would hear it."""
+    router.discover()
+    make_listening()
+    monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))

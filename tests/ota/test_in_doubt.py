@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import Device
-from mqtt_bridge import publisher, router
+from mqtt_bridge import publisher
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import Heard
 from ota import rollouts
@@ -22,7 +22,6 @@ from tests.make import (
     OLD,
     envelope,
     make_dock,
-    make_listening,
     make_rollout,
     make_task,
     progress,
@@ -40,14 +39,7 @@ from tests.ota.doubt import (
     vanished,
 )
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def listening(monkeypatch: pytest.MonkeyPatch) -> None:
-    router.discover()
-    make_listening()
-    monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("willing_broker")]
 
 
 # A restart in the middle

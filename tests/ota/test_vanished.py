@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from fleet.models import Device
-from mqtt_bridge import pipeline, publisher, router
+from mqtt_bridge import pipeline
 from mqtt_bridge.models import BridgeSession
 from ota import notices, rollouts
 from ota.models import FirmwarePackage, News, UpgradeTarget, UpgradeTask
@@ -19,7 +19,6 @@ from tests.make import (
     envelope,
     make_aircraft,
     make_dock,
-    make_listening,
     make_rollout,
     make_target,
     make_task,
@@ -29,14 +28,7 @@ from tests.make import (
 )
 from tests.ota.doubt import RESTARTED, ago, enforce, fail, gone, say, stamp, vanished
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def listening(monkeypatch: pytest.MonkeyPatch) -> None:
-    router.discover()
-    make_listening()
-    monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("willing_broker")]
 
 
 # A dock that vanished
