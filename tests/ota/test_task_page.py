@@ -1,9 +1,12 @@
 """The console's list of upgrade tasks, and a task's page with its history."""
 
 import datetime as dt
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -206,3 +209,14 @@ def test_nobody_adds_changes_or_deletes_a_task(admin_client: Client) -> None:
     delete = reverse("admin:ota_upgradetask_delete", args=[task.pk])
     assert admin_client.post(delete, {"post": "yes"}).status_code == 403
     assert UpgradeTask.objects.get(pk=task.pk).bid == task.bid
+
+
+def test_every_bar_has_a_colour_without_which_nothing_of_it_shows() -> None:
+    templates = Path(apps.get_app_config("ota").path, "templates").rglob("*.html")
+    bars = [
+        bar
+        for path in templates
+        for bar in re.findall("<progress [^>]*ota-progress[^>]*>", path.read_text())
+    ]
+    assert len(bars) >= 3
+    assert all("data-colour" in bar for bar in bars)
