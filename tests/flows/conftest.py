@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Page
 
 from fleet.models import Device, Organization
 from ota import packages
+from ota.models import Rollout, UpgradeTask
+from ota.states import TaskStatus
 from simulator.packages import SERIES, build
 from tests.browser import chromium, new_page
 from tests.make import make_organization
@@ -46,6 +48,14 @@ class Story(NamedTuple):
         eventually(lambda: known.count() >= wanted, f"reports of {wanted} devices", seconds)
         return running
 
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = START_TIME) -> None:
+        """Waits for something that the upgrades lead to; a failure says how they stand."""
+        try:
+            eventually(condition, what, seconds)
+        except TimeoutError as failure:
+            failure.add_note(standing())
+            raise
+
     def command(self, *arguments: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         """Runs a management command as a user would."""
         return subprocess.run(
@@ -62,6 +72,14 @@ class Story(NamedTuple):
     @property
     def environment(self) -> dict[str, str]:
         return os.environ | self.processes.environment
+
+
+def standing() -> str:
+    """How all rollouts and the first upgrades that have not gone well stand, for a failure."""
+    rollouts = Rollout.objects.values_list("pk", "status", "pause_reason")
+    columns = ("gateway__sn", "wave__number", "status", "message", "waits_for")
+    tasks = UpgradeTask.objects.exclude(status=TaskStatus.OK).order_by("pk").values_list(*columns)
+    return "\n".join(str(row) for row in [*rollouts, *tasks[:50]])
 
 
 def docks_say(simulator: Running) -> dict[str, int]:

@@ -28,7 +28,7 @@ from simulator.moments import MASS_FAILURE
 from tests.flows.conftest import Story, docks_say
 from tests.flows.ear import Ear
 from tests.histories import History
-from tests.processes import Running, eventually
+from tests.processes import Running
 from tests.servers import Server
 
 DOCKS = int(os.environ.get("STORY_DOCKS", "60"))
@@ -154,16 +154,7 @@ class Walk:
             self.reaper.look()
             return condition()
 
-        try:
-            eventually(holds, what, PATIENCE)
-        except TimeoutError as failure:
-            failure.add_note(self.standing())
-            raise
-
-    def standing(self) -> str:
-        self.rollout.refresh_from_db()
-        open_ = UpgradeTask.objects.open().values_list("gateway__sn", "status", "waits_for")
-        return f"{self.rollout.status} {self.rollout.pause_reason}, open: {list(open_)[:50]}"
+        self.told.wait(holds, what, PATIENCE)
 
     def stands(self, status: RolloutStatus) -> bool:
         return Rollout.objects.filter(pk=self.rollout.pk, status=status).exists()
