@@ -292,7 +292,7 @@ def test_the_file_of_a_withdrawn_package_is_deleted_and_its_row_stays(
         administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
     with pytest.raises(storage.FileMissing):
         storage.stat(str(package.file.name))
-    assert "Its file was deleted" in text(administrator.get(page(package)))
+    assert "Its file is no longer kept" in text(administrator.get(page(package)))
     assert "its file was deleted" in history(package)
 
 
@@ -307,6 +307,7 @@ def test_a_file_that_cannot_be_removed_now_is_left_to_clean_library_and_that_is_
         f"The file of {package} could not be removed now. manage.py clean_library removes it."
     )
     assert history(package) == ["its file could not be removed now; clean_library removes it"]
+    assert "was deleted" not in text(administrator.get(page(package)))
     assert storage.path(str(package.file.name)).exists()
 
 
