@@ -32,6 +32,8 @@ class KeyPaginator(Paginator[Any]):
     Behind the last page comes the last page: rows may have gone since the link was made.
     """
 
+    template_name = "admin/fleet/paging.html"
+    is_cut = False
     object_list: QuerySet[Any]
 
     @cached_property
@@ -42,6 +44,11 @@ class KeyPaginator(Paginator[Any]):
             return self._count()
         self.object_list = self._having(keys)
         return len(keys)
+
+    @cached_property
+    def in_all(self) -> str:
+        """How many rows there are, in words."""
+        return f"{self.count:,}"
 
     def _count(self) -> int:
         return self.object_list.count()
@@ -66,9 +73,7 @@ class KeyPaginator(Paginator[Any]):
 class BoundedPaginator(KeyPaginator):
     """Leads through the first rows; if there are more, in the order of the model, which has an index."""
 
-    template_name = "admin/fleet/paging.html"
     depth = DEPTH
-    is_cut = False
 
     def _count(self) -> int:
         """Of the rows that it leads through."""
@@ -136,5 +141,9 @@ class PagedChangeList(ChangeList):
         if not self.multi_page:
             self.result_list = self.paginator.object_list
         self.page_num = min(self.page_num, self.paginator.num_pages)
-        if getattr(self.paginator, "is_cut", False):
+        is_cut = getattr(self.paginator, "is_cut", False)
+        if is_cut:
             self.sortable_by = ()
+        if is_cut or not (self.query or self.has_active_filters):
+            # Else the title tells a number too, and leads to the same list or to all of too long a one.
+            self.full_result_count = self.result_count

@@ -116,7 +116,7 @@ def summary(found: Counts) -> str:
     if not tasks:
         return "No tasks"
     proven = found[TaskStatus.OK]
-    return f"{proven} of {tasks} proven ({100 * proven // tasks} %)"
+    return f"{proven:,} of {tasks:,} proven ({100 * proven // tasks} %)"
 
 
 def full(rollout_id: int, wanted: View) -> State:

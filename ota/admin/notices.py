@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from fleet.keys import key
 from fleet.labels import ago, label, link, two_lines
 from fleet.models import Organization
+from fleet.paging import PagedChangeList
 from ota import notices
 from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import PreferenceForm
@@ -56,6 +57,9 @@ class NoticeAdmin(ModelAdmin[Notice]):
     show_full_result_count = False
     list_before_template = "admin/ota/notice/above.html"
     actions = ["mark_read"]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
+        return PagedChangeList
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return False  # the bell leads here

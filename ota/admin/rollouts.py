@@ -17,6 +17,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, two_lines
+from fleet.paging import PagedChangeList
 from ota import rollouts, rows, states, status, terms
 from ota.admin import report, rollout_verbs
 from ota.admin.buttons import pressed_on
@@ -28,17 +29,14 @@ from ota.states import TaskStatus
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin
-    from django.contrib.admin.views.main import ChangeList
 else:
-    # Untyped; their classes extend Django's.
-    from unfold.admin import ModelAdmin
-    from unfold.views import ChangeList
+    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 LISTED = 50  # lines of the history, and failures
 CHANGES: tuple[type[ChangeForm], ...] = (DeadlineForm, LimitsForm)
 
 
-class CountedChangeList(ChangeList):
+class CountedChangeList(PagedChangeList):
     """A list whose rollouts know the counts of their tasks; one query a page."""
 
     def get_results(self, request: HttpRequest) -> None:

@@ -107,6 +107,29 @@ def test_a_list_of_too_many_tasks_says_so_and_offers_no_order(
     assert "o=1" not in shown
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("fleet_device", "ota_upgradetask", "ota_rollout", "ota_notice"),
+        *("ota_webhookdelivery", "ota_foreignupgrade"),
+    ],
+)
+def test_only_a_list_that_is_searched_or_filtered_offers_to_show_all(
+    admin_client: Client, name: str
+) -> None:
+    page = reverse(f"admin:{name}_changelist")
+    assert "Show all" not in text(admin_client.get(page))
+    chosen = {"news__kind__exact": "failed"} if name == "ota_notice" else {"q": "nobody"}
+    chosen = {"status__exact": "failed"} if name == "ota_webhookdelivery" else chosen
+    assert "Show all" in text(admin_client.get(page, chosen))
+
+
+def test_great_numbers_are_told_with_separators(client: Client) -> None:
+    log_in(client, "Viewers")
+    make_docks(1001)
+    assert "1,001 devices" in text(client.get(reverse("admin:fleet_device_changelist")))
+
+
 @pytest.mark.parametrize("part", ["sn", "whole", "callsign", "bid"])
 def test_tasks_are_found_by_their_dock_and_by_their_bid(client: Client, part: str) -> None:
     log_in(client, "Viewers")

@@ -66,6 +66,19 @@ def test_name_and_facts_are_among_what_an_open_page_fetches_anew(viewer: Client)
     assert '<dl class="ota-facts" data-live="facts">' in text
 
 
+def test_great_numbers_have_separators_however_they_come(viewer: Client) -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout, status=TaskStatus.OK)
+    told = {"gateway": task.gateway, "wave": task.wave, "status_at": task.status_at}
+    UpgradeTask.objects.bulk_create(
+        UpgradeTask(rollout=rollout, status=TaskStatus.FAILED, **told) for _ in range(1000)
+    )
+    text = page(viewer, rollout).content.decode()
+    assert "1 of 1,001 proven (0 %)" in text
+    assert 'data-wave-field="tasks">1,001<' in text
+    assert "Failed <b>1,000</b>" in " ".join(text.split())
+
+
 def test_a_name_is_text_and_not_markup(viewer: Client) -> None:
     assert "<b>bold</b>" not in page(viewer, make_rollout(name="<b>bold</b>")).content.decode()
 

@@ -235,6 +235,13 @@ def test_nothing_to_upgrade_has_no_button(operator: Client) -> None:
     reply = text(operator.get(f"{PREVIEW}?pks={make_dock().pk}"))
     assert "there is nothing to upgrade" in reply
     assert 'value="confirm"' not in reply
+    assert "below stands why" in reply
+
+
+def test_an_empty_list_promises_no_reason_below(operator: Client) -> None:
+    reply = text(operator.get(f"{PREVIEW}?query="))
+    assert "There is no such device" in reply
+    assert "below stands why" not in reply
 
 
 def test_a_new_choice_leads_to_the_next_preview(operator: Client) -> None:

@@ -100,6 +100,10 @@
     }
   }
 
+  function shown(value) {
+    return typeof value === "number" ? value.toLocaleString("en") : String(value);
+  }
+
   function fill(element, values) {
     for (const field of element.querySelectorAll("[data-field]")) {
       if (!field.closest("[data-targets]") || element.matches("li")) {
@@ -330,7 +334,7 @@
       const cancel = this.root.querySelector("[data-cancel]");
       if (cancel) {
         cancel.hidden = !counts.pending;
-        setText(cancel.querySelector("[data-part-number]"), String(counts.pending));
+        setText(cancel.querySelector("[data-part-number]"), shown(counts.pending));
       }
     }
 
@@ -338,7 +342,7 @@
       for (const wave of waves) {
         const row = this.root.querySelector(`tr[data-wave="${Number(wave.number)}"]`);
         for (const cell of row ? row.querySelectorAll("[data-wave-field]") : []) {
-          setText(cell, String(wave[cell.dataset.waveField]));
+          setText(cell, shown(wave[cell.dataset.waveField]));
         }
       }
     }
@@ -347,7 +351,7 @@
       for (const link of this.root.querySelectorAll("a[data-filter]")) {
         const count = sum(counts, link.dataset.statuses);
         const isChosen = link.dataset.filter === this.view.status;
-        setText(link.querySelector("b"), String(count));
+        setText(link.querySelector("b"), shown(count));
         link.hidden = !count && !isChosen && link.dataset.filter !== "";
         link.setAttribute("aria-current", String(isChosen));
       }
