@@ -5,7 +5,7 @@ Where they are only read, ``BoundedPaginator`` counts up to a bound; behind it o
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import SEARCH_VAR
@@ -16,11 +16,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from fleet.keys import is_key
-
-if TYPE_CHECKING:
-    from django.contrib.admin.views.main import ChangeList
-else:
-    from unfold.views import ChangeList  # untyped; extends Django's
+from mqtt_bridge.lists import CheckedChangeList
 
 DEPTH = 10_000
 
@@ -97,7 +93,7 @@ class BoundedPaginator(KeyPaginator):
             return max(DEPTH, int(cursor.fetchone()[0]))
 
 
-class PagedChangeList(ChangeList):
+class PagedChangeList(CheckedChangeList):
     """A list that knows on which page it is, and offers no order that would have to sort all rows.
 
     For a request with ``is_choice`` it has no page at all, only the queryset of all its rows.
@@ -131,6 +127,8 @@ class PagedChangeList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         if getattr(request, "is_choice", False):
+            with self.refusing_misfits():
+                self.queryset.exists()
             return
         super().get_results(request)
         if not self.multi_page:

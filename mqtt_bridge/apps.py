@@ -7,6 +7,6 @@ class MqttBridgeConfig(AppConfig):
     verbose_name = "Bridge"
 
     def ready(self) -> None:
-        from mqtt_bridge import among, bulk  # noqa: F401 (among registers its lookup)
+        from mqtt_bridge import among, bulk, within  # noqa: F401 (two register their lookups)
 
         connection_created.connect(bulk.prepare)
