@@ -128,7 +128,8 @@ class PagedChangeList(CheckedChangeList):
     def get_results(self, request: HttpRequest) -> None:
         if getattr(request, "is_choice", False):
             with self.refusing_misfits():
-                self.queryset.exists()
+                if self.filter_params:
+                    self.queryset.exists()
             return
         super().get_results(request)
         if not self.multi_page:
