@@ -1,6 +1,6 @@
 """Users and groups in the console, in its own look."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
@@ -9,17 +9,14 @@ from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
+from mqtt_bridge.lists import ListAdmin
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User], ModelAdmin[User]):
+class UserAdmin(DjangoUserAdmin[User], ListAdmin[User]):
     """Who administers users without being a superuser neither makes one nor becomes one."""
 
     form = UserChangeForm
@@ -42,7 +39,7 @@ class UserAdmin(DjangoUserAdmin[User], ModelAdmin[User]):
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin[Group]):
+class GroupAdmin(DjangoGroupAdmin, ListAdmin[Group]):
     pass
 
 

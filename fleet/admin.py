@@ -28,14 +28,13 @@ from fleet.models import Device, DeviceModel, Organization, Site, new_binding_co
 from fleet.paging import KeyPaginator, PagedChangeList
 from fleet.prefilled import PrefilledAdmin
 from fleet.selection import Selection
+from mqtt_bridge.lists import ListAdmin
 
 if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
     from django.contrib.admin import RelatedFieldListFilter as RelatedDropdownFilter
     from django.contrib.admin import SimpleListFilter as DropdownFilter
 else:
     # Untyped; their classes extend Django's.
-    from unfold.admin import ModelAdmin
     from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 
 PRESENCE_COLOURS = {
@@ -59,7 +58,7 @@ class OneOfFilter(RelatedDropdownFilter):
 
 
 @admin.register(Organization)
-class OrganizationAdmin(ModelAdmin[Organization]):
+class OrganizationAdmin(ListAdmin[Organization]):
     when_empty = "Docks bind to an organization with its identifier and its binding code."
     list_display = ["name", "identifier", "devices"]
     search_fields = ["name", "identifier"]
@@ -168,7 +167,7 @@ class ClaimedFilter(DropdownFilter):
 
 
 @admin.register(Device)
-class DeviceAdmin(ModelAdmin[Device]):
+class DeviceAdmin(ListAdmin[Device]):
     """Devices come by message: nobody adds them here, and what they report is not changed here."""
 
     form = DeviceForm

@@ -5,7 +5,7 @@ Where they are only read, ``BoundedPaginator`` counts up to a bound; behind it o
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import SEARCH_VAR
@@ -16,11 +16,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from fleet.keys import is_key
-
-if TYPE_CHECKING:
-    from django.contrib.admin.views.main import ChangeList
-else:
-    from unfold.views import ChangeList  # untyped; extends Django's
+from mqtt_bridge.lists import CheckedChangeList
 
 DEPTH = 10_000
 
@@ -102,7 +98,7 @@ class BoundedPaginator(KeyPaginator):
             return max(DEPTH, int(cursor.fetchone()[0]))
 
 
-class PagedChangeList(ChangeList):
+class PagedChangeList(CheckedChangeList):
     """A list that knows on which page it is, and offers no order that would have to sort all rows.
 
     For a request with ``is_choice`` it has no page at all, only the queryset of all its rows.
@@ -141,9 +137,5 @@ class PagedChangeList(ChangeList):
         if not self.multi_page:
             self.result_list = self.paginator.object_list
         self.page_num = min(self.page_num, self.paginator.num_pages)
-        is_cut = getattr(self.paginator, "is_cut", False)
-        if is_cut:
+        if getattr(self.paginator, "is_cut", False):
             self.sortable_by = ()
-        if is_cut or not (self.query or self.has_active_filters):
-            # Else the title tells a number too, and leads to the same list or to all of too long a one.
-            self.full_result_count = self.result_count

@@ -1,21 +1,17 @@
 """Forms of the console that an address may fill in, such as ``?organization=1``."""
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from django.db.models import Model
 from django.http import HttpRequest
 
 from fleet.keys import is_key
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
+from mqtt_bridge.lists import ListAdmin
 
 M = TypeVar("M", bound=Model)
 
 
-class PrefilledAdmin(ModelAdmin[M]):
+class PrefilledAdmin(ListAdmin[M]):
     """Takes no key that no row can have: choices that look up their rows would raise."""
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, str | list[str]]:

@@ -1,6 +1,6 @@
 """The console's pages of what the bridge leaves behind: to be read, not to be changed."""
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from django.contrib import admin
 from django.db.models import Model
@@ -9,17 +9,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
+from mqtt_bridge.lists import ListAdmin
 from mqtt_bridge.models import BridgeSession, FailedMessage
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 M = TypeVar("M", bound=Model)
 
 
-class ReadOnlyAdmin(ModelAdmin[M]):
+class ReadOnlyAdmin(ListAdmin[M]):
     """Rows that only the machinery writes."""
 
     actions = None

@@ -1,13 +1,10 @@
 """Upgrades that somebody else started, in the console: to be read."""
 
-from typing import Any
-
 from django.contrib import admin
-from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from fleet.labels import ago, label
-from fleet.paging import BoundedPaginator, PagedChangeList
+from fleet.paging import BoundedPaginator
 from mqtt_bridge.admin import ReadOnlyAdmin
 from ota import errors
 from ota.models import ForeignUpgrade
@@ -29,9 +26,6 @@ class ForeignUpgradeAdmin(ReadOnlyAdmin[ForeignUpgrade]):
         *("first_seen_at", "last_seen_at", "finished_at"),
     ]
     readonly_fields = ["state", "progress", "advice"]
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
-        return PagedChangeList
 
     @admin.display(description="state", ordering="finished_at")
     def state(self, upgrade: ForeignUpgrade) -> SafeString:

@@ -1,6 +1,6 @@
 """What people are told, in the console: the bell, the list of a person's notices, and their choices."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
@@ -18,17 +18,12 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from fleet.keys import key
 from fleet.labels import ago, label, link, two_lines
 from fleet.models import Organization
-from fleet.paging import PagedChangeList
+from mqtt_bridge.lists import ListAdmin
 from ota import notices
 from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import PreferenceForm
 from ota.models import Notice, Preference
 from ota.models.notices import Kind
-
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
 
 LISTED = 6  # notices under the bell
 
@@ -45,7 +40,7 @@ COLOURS = {
 
 
 @admin.register(Notice)
-class NoticeAdmin(ModelAdmin[Notice]):
+class NoticeAdmin(ListAdmin[Notice]):
     """Everybody sees their own notices and nobody else's; no permission is needed for that."""
 
     list_display = ["kind", "news_link", "when", "state"]
@@ -57,9 +52,6 @@ class NoticeAdmin(ModelAdmin[Notice]):
     show_full_result_count = False
     list_before_template = "admin/ota/notice/above.html"
     actions = ["mark_read"]
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
-        return PagedChangeList
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return False  # the bell leads here

@@ -24,6 +24,7 @@ from unfold.decorators import action
 from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
+from mqtt_bridge.lists import ListAdmin
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads
 from ota.forms import PackageDetailsForm
@@ -32,12 +33,9 @@ from ota.packages import PackageRefused
 from ota.states import PackageState
 
 if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
     from django.contrib.admin import SimpleListFilter as DropdownFilter
 else:
-    # Untyped; their classes extend Django's.
-    from unfold.admin import ModelAdmin
-    from unfold.contrib.filters.admin import DropdownFilter
+    from unfold.contrib.filters.admin import DropdownFilter  # untyped; extends Django's
 
 LINES = 50  # of the history, a page
 NAMED = 5  # canceled upgrades in a message
@@ -61,7 +59,7 @@ class ProblemFilter(DropdownFilter):
 
 
 @admin.register(FirmwarePackage)
-class FirmwarePackageAdmin(ModelAdmin[FirmwarePackage]):
+class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
     """What a package's bytes say is not changed here, only what people say about it."""
 
     form = PackageDetailsForm

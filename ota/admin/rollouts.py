@@ -1,6 +1,6 @@
 """Rollouts in the console: the list, and the page that shows a rollout as it runs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, two_lines
-from fleet.paging import PagedChangeList
+from mqtt_bridge.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
 from ota.admin import report, rollout_verbs
 from ota.admin.buttons import pressed_on
@@ -27,16 +27,11 @@ from ota.models import Rollout
 from ota.rows import PARTS, Counts, Filter, View
 from ota.states import TaskStatus
 
-if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-else:
-    from unfold.admin import ModelAdmin  # untyped; its class extends Django's
-
 LISTED = 50  # lines of the history, and failures
 CHANGES: tuple[type[ChangeForm], ...] = (DeadlineForm, LimitsForm)
 
 
-class CountedChangeList(PagedChangeList):
+class CountedChangeList(CheckedChangeList):
     """A list whose rollouts know the counts of their tasks; one query a page."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -61,7 +56,7 @@ def bar(counts: Counts) -> SafeString:
 
 
 @admin.register(Rollout)
-class RolloutAdmin(ModelAdmin[Rollout]):
+class RolloutAdmin(ListAdmin[Rollout]):
     """Rollouts start with an action on devices; here they are watched, paused and canceled."""
 
     when_empty = "Choose devices in the list of devices, and take “Upgrade firmware…”."

@@ -20,6 +20,7 @@ from fleet.keys import is_key
 from fleet.labels import NOTHING, ago, label, link
 from fleet.models import Device
 from fleet.paging import BoundedPaginator, PagedChangeList
+from mqtt_bridge.lists import ListAdmin
 from ota import downloads, errors, rollouts, rows, states
 from ota.admin.buttons import pressed_on
 from ota.admin.rollout_verbs import UPGRADE
@@ -27,12 +28,9 @@ from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, Upgra
 from ota.states import TaskStatus
 
 if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
     from django.contrib.admin import SimpleListFilter as DropdownFilter
 else:
-    # Untyped; their classes extend Django's.
-    from unfold.admin import ModelAdmin
-    from unfold.contrib.filters.admin import DropdownFilter
+    from unfold.contrib.filters.admin import DropdownFilter  # untyped; extends Django's
 
 EVENTS = 100  # a page
 MANY = 1000  # docks that a search names one by one
@@ -82,7 +80,7 @@ class PackageFilter(DropdownFilter):
 
 
 @admin.register(UpgradeTask)
-class UpgradeTaskAdmin(ModelAdmin[UpgradeTask]):
+class UpgradeTaskAdmin(ListAdmin[UpgradeTask]):
     """History: nobody adds, changes or deletes a task here."""
 
     when_empty = "Tasks come with rollouts: choose devices, and take “Upgrade firmware…”."

@@ -16,7 +16,6 @@ from django.views.decorators.cache import never_cache
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
 from fleet.labels import NOTHING, ago, label, link, two_lines
-from fleet.paging import PagedChangeList
 from fleet.prefilled import PrefilledAdmin
 from mqtt_bridge.admin import ReadOnlyAdmin
 from ota.admin.buttons import pressed_on
@@ -106,9 +105,6 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
     ]
     readonly_fields = ["state"]
     actions = ["send_again"]  # type: ignore[assignment]  # the base has none
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[PagedChangeList]:
-        return PagedChangeList
 
     @admin.display(description="State", ordering="status")
     def state(self, delivery: WebhookDelivery) -> SafeString:

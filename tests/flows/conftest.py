@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from django.contrib.auth.models import User
 from playwright.sync_api import Browser, Page
 
 from fleet.models import Device, Organization
@@ -16,8 +17,9 @@ from ota import packages
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from simulator.packages import SERIES, build
-from tests.browser import chromium, new_page
+from tests.browser import chromium, enter, new_page
 from tests.make import make_organization
+from tests.people import make_person
 from tests.processes import ROOT, START_TIME, Processes, Running, eventually
 
 CODE = "STORYCODE7"
@@ -133,3 +135,16 @@ def page(browser: Browser) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     yield opened
     assert not complaints
+
+
+@pytest.fixture
+def operator(transactional_db: None) -> User:
+    return make_person("Operators")
+
+
+@pytest.fixture
+def console(processes: Processes, page: Page, operator: User) -> Page:
+    """A browser of an operator, at the console."""
+    processes.web()
+    enter(page, processes.web_url, operator)
+    return page

@@ -23,11 +23,6 @@ COUNT_REPLACEMENTS = """() => {
 }"""
 
 
-@pytest.fixture
-def operator(transactional_db: None) -> User:
-    return make_person("Operators")
-
-
 def notice(user: User, rollout: Rollout, title: str) -> Notice:
     now = timezone.now()
     news = News.objects.create(kind="stopped", at=now, rollout=rollout, title=title, told_at=now)

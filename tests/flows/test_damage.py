@@ -15,15 +15,9 @@ from ota.states import PackageState, TaskStatus
 from simulator.packages import SERIES, build
 from tests.browser import enter
 from tests.make import make_dock, make_rollout, make_task
-from tests.people import make_person
 from tests.processes import Processes, eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
-
-
-@pytest.fixture
-def operator(transactional_db: None) -> User:
-    return make_person("Operators")
 
 
 def damage(package: FirmwarePackage) -> None:

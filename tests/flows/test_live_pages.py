@@ -3,17 +3,13 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.utils import timezone
 from playwright.sync_api import Page, Route, expect
 
 from ota import live, rollouts
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
-from tests.browser import enter
 from tests.make import make_rollout, make_task
-from tests.people import make_person
-from tests.processes import Processes
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -42,19 +38,6 @@ SAY_AGAIN = """(fields) => {
   Object.assign(message.tasks[0], fields);
   window.sockets[0].dispatchEvent(new MessageEvent("message", { data: JSON.stringify(message) }));
 }"""
-
-
-@pytest.fixture
-def operator(transactional_db: None) -> User:
-    return make_person("Operators")
-
-
-@pytest.fixture
-def console(processes: Processes, page: Page, operator: User) -> Page:
-    """A browser of an operator, at the console."""
-    processes.web()
-    enter(page, processes.web_url, operator)
-    return page
 
 
 def look_at(page: Page, what: str, pk: int) -> None:

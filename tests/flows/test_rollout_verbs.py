@@ -12,27 +12,11 @@ from playwright.sync_api import Page, expect
 from ota import rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.browser import enter
 from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
-from tests.people import make_person
-from tests.processes import Processes
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
 S, R = TaskStatus, Rollout.Status
-
-
-@pytest.fixture
-def operator(transactional_db: None) -> User:
-    return make_person("Operators")
-
-
-@pytest.fixture
-def console(processes: Processes, page: Page, operator: User) -> Page:
-    """A browser of an operator, at the console."""
-    processes.web()
-    enter(page, processes.web_url, operator)
-    return page
 
 
 def look_at(page: Page, rollout: Rollout) -> None:

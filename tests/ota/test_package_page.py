@@ -55,6 +55,11 @@ def run(client: Client, action: str, *chosen: FirmwarePackage) -> Any:
     return client.post(LIST, form)
 
 
+def purge(client: Client, package: FirmwarePackage) -> Any:
+    """Presses "Delete the file", and again in the dialog."""
+    return client.post(page(package, "purge_this"), {"_form_submitted": "on"})
+
+
 # How it stands
 
 
@@ -289,7 +294,7 @@ def test_the_file_of_a_withdrawn_package_is_deleted_and_its_row_stays(
     package = make_package(state=PackageState.WITHDRAWN)
     assert "Delete the file" in text(administrator.get(page(package)))
     with django_capture_on_commit_callbacks(execute=True):
-        administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+        purge(administrator, package)
     with pytest.raises(storage.FileMissing):
         storage.stat(str(package.file.name))
     assert "Its file is no longer kept" in text(administrator.get(page(package)))
@@ -301,7 +306,7 @@ def test_a_file_that_cannot_be_removed_now_is_left_to_clean_library_and_that_is_
     administrator: Client, storage_refuses: None
 ) -> None:
     package = make_package(state=PackageState.WITHDRAWN)
-    reply = administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+    reply = purge(administrator, package)
     assert reply.headers["HX-Redirect"] == page(package)
     assert told(reply) == (
         f"The file of {package} could not be removed now. manage.py clean_library removes it."
@@ -315,7 +320,7 @@ def test_a_file_that_cannot_be_removed_now_is_left_to_clean_library_and_that_is_
 def test_no_file_counts_as_deleted_while_the_folder_is_not_mounted(administrator: Client) -> None:
     package = make_package(state=PackageState.WITHDRAWN)
     storage.path(storage.FOLDER).rename(storage.path("away"))
-    reply = administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+    reply = purge(administrator, package)
     assert "could not be removed now" in told(reply)
 
 
@@ -346,7 +351,7 @@ def test_a_file_that_an_open_upgrade_needs_stays(administrator: Client) -> None:
     make_task(status=TaskStatus.IN_PROGRESS)
     package = FirmwarePackage.objects.get()
     run(administrator, "withdraw", package)
-    reply = administrator.post(page(package, "purge_this"), {"_form_submitted": "on"})
+    reply = purge(administrator, package)
     assert "is needed by 1 upgrade" in told(reply)
     assert storage.stat(str(package.file.name)).size
 
@@ -363,6 +368,6 @@ def test_a_package_that_a_worker_reads_is_not_deleted(administrator: Client) -> 
 def test_an_operator_deletes_no_file(client: Client) -> None:
     log_in(client, "Operators")
     package = make_package(state=PackageState.WITHDRAWN)
-    assert client.post(page(package, "purge_this"), {"_form_submitted": "on"}).status_code == 403
+    assert purge(client, package).status_code == 403
     package.refresh_from_db()
     assert package.purged_at is None

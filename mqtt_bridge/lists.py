@@ -1,0 +1,70 @@
+"""Lists of the console: what an address or a form names and no row can have is no fault of ours.
+
+Django looks at the words of a filter, not at what a database or a calendar makes of them: a number
+of more than 64 bits, the year 99999, half a range.
+"""
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import ValidationError
+from django.db import DataError, ProgrammingError
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from django.contrib.admin import ModelAdmin
+    from django.contrib.admin.views.main import ChangeList
+else:
+    # Untyped; their classes extend Django's.
+    from unfold.admin import ModelAdmin
+    from unfold.views import ChangeList
+
+M = TypeVar("M", bound=Model)
+
+# What values raise that fit no column.
+_MISFITS = (OverflowError, ValueError, IndexError, DataError, ProgrammingError)
+
+
+class CheckedChangeList(ChangeList):
+    """A list that says of a filter that cannot be asked for what it says of a wrong one."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Asks for the rows: only then it is known whether a filter can be asked for."""
+        try:
+            super().get_results(request)
+        except _MISFITS as error:
+            if not self.filter_params:
+                raise
+            raise IncorrectLookupParameters(error) from error
+        is_cut = getattr(self.paginator, "is_cut", False)
+        if is_cut or not (self.query or self.has_active_filters):
+            # Else the title tells a number too, and leads to the same list or to all of too long a one.
+            self.full_result_count = self.result_count
+
+
+class ListAdmin(ModelAdmin[M]):
+    """What all pages of the console extend."""
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[CheckedChangeList]:
+        return CheckedChangeList
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """An action gets those of the chosen that can be rows; if none are left, nothing was chosen."""
+        if request.method == "POST":
+            said = request.POST.copy()
+            chosen = filter(self._is_key, said.getlist(ACTION_CHECKBOX_NAME))
+            said.setlist(ACTION_CHECKBOX_NAME, list(chosen))
+            request.POST = said  # type: ignore[assignment]  # which may be changed, and is not
+        response: HttpResponse = super().changelist_view(request, extra_context)
+        return response
+
+    def _is_key(self, text: str) -> bool:
+        try:
+            self.opts.pk.clean(text, None)
+        except ValidationError:
+            return False
+        return True
