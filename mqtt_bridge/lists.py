@@ -4,6 +4,7 @@ Django looks at the words of a filter, not at what a database or a calendar make
 of more than 64 bits, the year 99999, half a range.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -21,6 +22,8 @@ else:
     from unfold.admin import ModelAdmin
     from unfold.views import ChangeList
 
+logger = logging.getLogger(__name__)
+
 M = TypeVar("M", bound=Model)
 
 # What values raise that fit no column.
@@ -37,6 +40,8 @@ class CheckedChangeList(ChangeList):
         except _MISFITS as error:
             if not self.filter_params:
                 raise
+            # It may be a fault of ours all the same, which the page does not show.
+            logger.warning("a filter of %s cannot be asked for: %r", self.opts.label, error)
             raise IncorrectLookupParameters(error) from error
         is_cut = getattr(self.paginator, "is_cut", False)
         if is_cut or not (self.query or self.has_active_filters):

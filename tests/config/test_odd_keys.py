@@ -74,9 +74,12 @@ def test_a_list_filtered_by_keys_that_rows_have_shows_them(chief: Client) -> Non
         assert _listed(chief.get(f"/admin/fleet/device/{address}")) == [dock]
 
 
-def test_a_list_whose_filter_names_half_a_range_says_that_it_was_wrong(chief: Client) -> None:
+def test_a_list_whose_filter_names_half_a_range_says_that_it_was_wrong(
+    chief: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = chief.get("/admin/fleet/device/?sn__range=1")
     assert (answer.status_code, answer["Location"]) == (302, "/admin/fleet/device/?e=1")
+    assert "a filter of fleet.Device cannot be asked for" in caplog.text
 
 
 def _actions() -> Iterator[Any]:
