@@ -50,6 +50,21 @@ def tell(task: UpgradeTask, **fields: Any) -> None:
     live.announce([(task.rollout_id, task.pk)])
 
 
+def test_numbers_that_a_rollouts_page_learns_have_separators_as_those_it_came_with(
+    console: Page,
+) -> None:
+    task = make_task(rollout=make_rollout())
+    look_at(console, "rollout", task.rollout_id)
+    all_of_them = console.locator('a[data-filter=""] b')
+    expect(all_of_them).to_have_text("1")
+    now = timezone.now()
+    ended = {"status": TaskStatus.OK, "status_at": now, "finished_at": now}
+    ended |= {"rollout": task.rollout, "wave": task.wave, "gateway": task.gateway}
+    UpgradeTask.objects.bulk_create(UpgradeTask(**ended) for _ in range(1233))
+    live.announce([(task.rollout_id, task.pk)])
+    expect(all_of_them).to_have_text("1,234")
+
+
 @pytest.mark.parametrize("failure", FAILURES, ids=["an error", "another page"])
 def test_a_rollouts_page_that_could_not_be_fetched_is_with_the_next_message(
     console: Page, failure: dict[str, Any]
