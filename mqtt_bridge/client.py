@@ -1,25 +1,22 @@
 """Connections to the MQTT broker; the only file that knows paho."""
 
 import collections
+import contextlib
 import datetime as dt
+import enum
 import logging
 import random
 import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.utils import timezone
-from paho.mqtt.client import (
-    Client,
-    ConnectFlags,
-    DisconnectFlags,
-    MQTTMessageInfo,
-)
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -41,6 +38,9 @@ IN_FLIGHT = 4000
 # Telemetry that may wait in memory while the database is away; what is older is dropped.
 MOST_WAITING = 20_000
 STALLED = 1.0  # s
+# Of so many commands nobody knows whether they arrived, if a connection breaks off.
+MOST_DOUBTFUL = 100
+_FAILURE = 0x80  # from here on reason codes say that something failed (MQTT 5, section 2.4)
 
 
 class _Connection:
@@ -99,9 +99,6 @@ class _Connection:
                 reason = f": {self.refusal}" if self.refusal else ""
                 raise BrokerUnavailable(f"no connection to {_shown_address()}{reason}")
 
-    def publish(self, topic: str, payload: bytes) -> MQTTMessageInfo:
-        return self._client.publish(topic, payload, qos=1)
-
     def _terms(self) -> dict[str, Any]:
         if not self._five:
             return {}
@@ -119,15 +116,15 @@ class _Connection:
         self._client.reconnect_delay_set(least, least * 32)  # type: ignore[arg-type]
 
     def _on_connect(
-        self, client: Client, _: Any, flags: ConnectFlags, code: ReasonCode, __: Properties | None
+        self, _: Client, __: Any, flags: ConnectFlags, code: ReasonCode, terms: Properties | None
     ) -> None:
         if code.is_failure:
             self._say(logging.ERROR, "refused by", str(code))
             return
-        self._on_session(client)
+        self._on_session(terms)
 
-    def _on_session(self, client: Client) -> None:
-        """What has to be done on each new connection before it counts as one."""
+    def _on_session(self, terms: Properties | None) -> None:
+        """What has to be done on each new connection before it counts as one; ``terms`` are MQTT 5's."""
         self._mark_connected()
 
     def _mark_connected(self) -> None:
@@ -139,7 +136,9 @@ class _Connection:
     def _on_disconnect(
         self, _: Client, __: Any, flags: DisconnectFlags, code: ReasonCode, ___: Properties | None
     ) -> None:
-        self.connected_since = None
+        with self._changed:
+            self.connected_since = None
+            self._changed.notify_all()
         self._spread_reconnects()
         if code.is_failure and not self.refusal:
             self._say(logging.WARNING, "lost the connection to", str(code))
@@ -186,6 +185,10 @@ class Listener(_Connection, Generic[T]):
             self._taken.set()
             return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Sends an answer; paho sends it again until the broker has it."""
+        self._client.publish(topic, payload, qos=1)
+
     def wake(self) -> None:
         """Ends a waiting ``take`` early."""
         with self._arrived:
@@ -205,8 +208,8 @@ class Listener(_Connection, Generic[T]):
         made = Context(tls, is_five=self._five, deliver=self._deliver)
         return cast("ssl.SSLContext", made)  # it is asked for nothing else
 
-    def _on_session(self, client: Client) -> None:
-        client.subscribe(list(self._filters))
+    def _on_session(self, _: Properties | None) -> None:
+        self._client.subscribe(list(self._filters))
 
     def _on_subscribe(
         self, _: Client, __: Any, ___: int, codes: list[ReasonCode], ____: Properties | None
@@ -254,17 +257,77 @@ class Listener(_Connection, Generic[T]):
         return kept
 
 
+class Outcome(enum.Enum):
+    """What became of a message."""
+
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"  # by the broker, which only MQTT 5 tells
+    DOUBTFUL = "unconfirmed"  # it may have arrived
+    UNSENT = "unsent"  # surely
+
+
 class Sender(_Connection):
-    """A connection that only publishes; made anew after a failure, so that nothing is sent late."""
+    """A connection that only publishes; made anew after a failure, so that nothing is sent late.
+
+    Paho does not publish here: what was not acknowledged it would send again on its next
+    connection, and a dock might get a command twice.
+    """
 
     def __init__(self) -> None:
+        self._line: Line | None = None
+        self._window = MOST_DOUBTFUL
+        self._answers: dict[int, int] = {}
         super().__init__(f"fleet-ota-sender-{secrets.token_hex(6)}", clean=True)
 
-    def send(self, messages: Sequence[tuple[str, bytes]], seconds: float) -> list[bool]:
-        """Publishes with QoS 1; tells for each message whether the broker confirmed it in time."""
-        sent = [self.publish(topic, payload) for topic, payload in messages]
-        deadline = time.monotonic() + seconds
-        return [_confirmed(info, deadline - time.monotonic()) for info in sent]
+    def send(self, messages: Sequence[tuple[str, bytes]], seconds: float) -> list[Outcome]:
+        """Publishes with QoS 1, some at once; once one of them is doubtful, no others."""
+        until = time.monotonic() + seconds
+        found: list[Outcome] = []
+        while len(found) < len(messages) and Outcome.DOUBTFUL not in found:
+            found += self._send_some(messages[len(found) :][: self._window], until)
+        return found + [Outcome.UNSENT] * (len(messages) - len(found))
+
+    def _send_some(self, messages: Sequence[tuple[str, bytes]], until: float) -> list[Outcome]:
+        """All that went before is answered, so their numbers are free again."""
+        if not (line := self._line):
+            return [Outcome.UNSENT] * len(messages)
+        self._answers = {}
+        # If the line breaks, nobody knows how much of it has gone out.
+        with contextlib.suppress(OSError, ValueError):
+            numbered = [(number, *message) for number, message in enumerate(messages, 1)]
+            line.publish(numbered, until - time.monotonic())
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self._answers) == len(messages) or self._line is not line,
+                until - time.monotonic(),
+            )
+            return [self._outcome(number) for number, _ in enumerate(messages, 1)]
+
+    def _outcome(self, number: int) -> Outcome:
+        if (code := self._answers.get(number)) is None:
+            return Outcome.DOUBTFUL
+        return Outcome.REFUSED if code >= _FAILURE else Outcome.CONFIRMED
+
+    def _context(self, tls: ssl.SSLContext | None) -> ssl.SSLContext:
+        self._made = Context(
+            tls, is_five=self._five, deliver=_ignore, acknowledged=self._on_acknowledged
+        )
+        return cast("ssl.SSLContext", self._made)  # it is asked for nothing else
+
+    def _on_session(self, terms: Properties | None) -> None:
+        self._line = self._made.line
+        # A broker of MQTT 5 ends the connection of whoever does not keep to this.
+        self._window = min(MOST_DOUBTFUL, getattr(terms, "ReceiveMaximum", MOST_DOUBTFUL))
+        super()._on_session(terms)
+
+    def _on_disconnect(self, *told: Any) -> None:
+        self._line = None
+        super()._on_disconnect(*told)
+
+    def _on_acknowledged(self, answers: Mapping[int, int]) -> None:
+        with self._changed:
+            self._answers |= answers
+            self._changed.notify_all()
 
 
 class Probe(_Connection):
@@ -299,14 +362,8 @@ class Probe(_Connection):
         self.refusal = reason
 
 
-def _confirmed(info: MQTTMessageInfo, seconds: float) -> bool:
-    if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-        return False
-    try:
-        info.wait_for_publish(max(seconds, 0))
-    except (RuntimeError, ValueError):
-        return False
-    return info.is_published()
+def _ignore(line: Line, received: Sequence[Received]) -> None:
+    """Nobody is sent anything who has subscribed to nothing."""
 
 
 def _host_and_port() -> tuple[str, int]:

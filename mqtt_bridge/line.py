@@ -1,10 +1,11 @@
-"""The bridge's socket: takes what devices publish out of the stream itself, and leaves the rest to paho.
+"""Our sockets to the broker: what comes and goes in numbers is handled here, and the rest left to paho.
 
 Paho reads a packet in three or more calls of ``recv``, one packet for each ``select``, and
 acknowledges each with a ``send`` of its own: 35 us a message, more than all that is done with it
 afterwards. Here a chunk is read at once, its PUBLISH packets are delivered together, and a batch
-is acknowledged in one write. Connecting, subscribing, pings, our own messages and every other
-packet stay paho's: it gets this object as its socket (``Client.tls_set_context``), with or without TLS.
+is acknowledged in one write. Commands are written together too, and once: what was not
+acknowledged paho would send again on its next connection. Connecting, subscribing, pings and every
+other packet stay paho's: it gets this object as its socket (``Client.tls_set_context``), with or without TLS.
 """
 
 import contextlib
@@ -15,14 +16,14 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from django.utils import timezone
 
 CHUNK = 256 * 1024
 SEND_TIME = 30.0  # s for a packet to a broker that does not read
-_PUBLISH, _PUBACK = 3, b"\x40\x02"
+_PUBLISH, _QOS_1, _PUBACK = 3, b"\x32", b"\x40\x02"
 
 _numbers = itertools.count(1)
 
@@ -44,21 +45,33 @@ class Received(NamedTuple):
 
 
 Deliver = Callable[["Line", Sequence[Received]], None]
+# What the broker says of what we published: reason codes by number (MQTT 5, section 3.4.2.1; before 0).
+Acknowledged = Callable[[Mapping[int, int]], None]
 
 
 class Context:
     """What paho takes for an SSL context: makes a ``Line`` of each new socket.
 
-    ``tls`` is the real context; without one the line is not encrypted.
+    ``tls`` is the real context; without one the line is not encrypted. With ``acknowledged`` only
+    ``Line.publish`` publishes, and paho nothing. ``line`` is the one made last.
     """
 
     # Paho compares no names then: with TLS the real context does, without there is none.
     check_hostname = True
 
-    def __init__(self, tls: ssl.SSLContext | None, *, is_five: bool, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None,
+        *,
+        is_five: bool,
+        deliver: Deliver,
+        acknowledged: Acknowledged | None = None,
+    ) -> None:
         self._tls = tls
         self._is_five = is_five
         self._deliver = deliver
+        self._acknowledged = acknowledged
+        self.line: Line | None = None
 
     def wrap_socket(
         self, raw: socket.socket, server_hostname: str, do_handshake_on_connect: bool
@@ -69,7 +82,13 @@ class Context:
                 server_hostname=server_hostname,
                 do_handshake_on_connect=do_handshake_on_connect,
             )
-        return Line(raw, is_five=self._is_five, deliver=self._deliver)
+        self.line = Line(
+            raw,
+            is_five=self._is_five,
+            deliver=self._deliver,
+            acknowledged=self._acknowledged,
+        )
+        return self.line
 
 
 class Line:
@@ -78,11 +97,19 @@ class Line:
     ``number`` tells it from all others of this process.
     """
 
-    def __init__(self, inner: socket.socket, *, is_five: bool, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        inner: socket.socket,
+        *,
+        is_five: bool,
+        deliver: Deliver,
+        acknowledged: Acknowledged | None = None,
+    ) -> None:
         self.number = next(_numbers)
         self._inner = inner
         self._is_five = is_five
         self._deliver = deliver
+        self._acknowledged = acknowledged
         self._rest = b""  # read, and the packet is not whole yet
         self._others = bytearray()  # packets for paho
         self._packet = threading.Lock()  # held for a whole packet
@@ -99,6 +126,7 @@ class Line:
         """
         if not self._others:
             with self._call:
+                self._ask_for_more()
                 chunk = self._inner.recv(CHUNK)
             if not chunk:
                 return b""
@@ -114,13 +142,13 @@ class Line:
         inner = self._inner
         return len(self._others) + (inner.pending() if isinstance(inner, ssl.SSLSocket) else 0)
 
-    def send(self, data: bytes | bytearray) -> int:
+    def send(self, data: bytes | bytearray, seconds: float = SEND_TIME) -> int:
         """Sends all of it.
 
         Raises:
             TimeoutError: the broker does not read; the line is of no use any more.
         """
-        until = time.monotonic() + SEND_TIME
+        until = time.monotonic() + seconds
         with self._packet:
             rest = memoryview(data)
             while rest:
@@ -146,7 +174,7 @@ class Line:
     def close(self) -> None:
         self._inner.close()
 
-    # What the bridge calls.
+    # What we call.
 
     def acknowledge(self, mids: Iterable[int]) -> None:
         """One PUBACK for each; the same four bytes in MQTT 3.1.1 and 5.
@@ -157,6 +185,20 @@ class Line:
             with contextlib.suppress(OSError):
                 self.send(packets)
 
+    def publish(self, messages: Iterable[tuple[int, str, bytes]], seconds: float) -> None:
+        """Sends number, topic and payload of each with QoS 1, together and never again.
+
+        Raises:
+            OSError: the line broke; any part of it may have gone out.
+        """
+        self.send(b"".join([self._publication(*message) for message in messages]), seconds)
+
+    def _publication(self, mid: int, topic: str, payload: bytes) -> bytes:
+        name = topic.encode()
+        head = len(name).to_bytes(2, "big") + name + mid.to_bytes(2, "big")
+        head += b"\0" if self._is_five else b""  # no properties
+        return _QOS_1 + _written(len(head) + len(payload)) + head + payload
+
     def _send_some(self, data: memoryview) -> int:
         try:
             with self._call:
@@ -165,20 +207,35 @@ class Line:
             select.select([], [self._inner], [], 1)
             return 0
 
+    def _ask_for_more(self) -> None:
+        """Has TCP acknowledge at once: until then a broker holds back its words on what we published.
+
+        By itself TCP waits 40 ms, in which a hundred commands go out.
+        """
+        if self._acknowledged and hasattr(socket, "TCP_QUICKACK"):  # Linux alone has it
+            with contextlib.suppress(OSError):
+                self._inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def _take_apart(self, raw: bytes) -> None:
-        """Delivers the PUBLISH packets that are whole, and keeps the others for paho."""
+        """Delivers the packets that are whole and ours, and keeps the others for paho."""
         start, found, now = 0, [], timezone.now()
+        answers: dict[int, int] = {}
         while bounds := _bounds(raw, start):
             body, end = bounds
             head = raw[start]
             if head >> 4 == _PUBLISH and head & 6 < 4:
                 found.append(self._received(raw, body, end, head, now))
+            elif head == _PUBACK[0] and self._acknowledged:
+                mid = int.from_bytes(raw[body : body + 2], "big")
+                answers[mid] = raw[body + 2] if end > body + 2 else 0
             else:
                 self._others += raw[start:end]
             start = end
         self._rest = raw[start:]
         if found:
             self._deliver(self, found)
+        if answers and self._acknowledged:
+            self._acknowledged(answers)
 
     def _received(self, raw: bytes, body: int, end: int, head: int, now: dt.datetime) -> Received:
         """MQTT 3.1.1 and 5, section 3.3: topic, number, properties (only 5), payload."""
@@ -205,6 +262,14 @@ def _bounds(raw: bytes, start: int) -> tuple[int, int] | None:
         return None
     body, size = found
     return (body, body + size) if body + size <= len(raw) else None
+
+
+def _written(number: int) -> bytes:
+    """A number in as many bytes as it takes, as ``_length`` reads it."""
+    written = b""
+    while number > 127:
+        written, number = written + bytes([number & 127 | 128]), number >> 7
+    return written + bytes([number])
 
 
 def _length(raw: bytes, at: int, end: int) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Sequence
 
-from mqtt_bridge.client import Sender
+from mqtt_bridge.client import Outcome, Sender
 from mqtt_bridge.errors import BrokerUnavailable
 
 CONNECT_TIME = 5.0  # s
@@ -16,21 +16,21 @@ _sender: Sender | None = None
 _owner = 0
 
 
-def publish(messages: Sequence[tuple[str, bytes]]) -> list[bool]:
-    """Publishes ``(topic, payload)`` pairs and waits until the broker has confirmed them.
+def publish(messages: Sequence[tuple[str, bytes]]) -> list[Outcome]:
+    """Publishes ``(topic, payload)`` pairs, each once, and waits until the broker has confirmed them.
 
-    Returns, in order, whether each was confirmed; an unconfirmed one may have arrived all the
-    same. The connection that left one open is thrown away, so that it is not sent later.
+    Returns, in order, what became of each. A connection that left one open is thrown away, so that
+    a late word about it is taken for no other.
 
     Raises:
         BrokerUnavailable: there is no connection; nothing was sent.
     """
     with _lock:
         sender = _connected()
-        confirmed = sender.send(messages, CONFIRM_TIME)
-        if not all(confirmed):
+        found = sender.send(messages, CONFIRM_TIME)
+        if Outcome.DOUBTFUL in found or Outcome.UNSENT in found:
             close()
-        return confirmed
+        return found
 
 
 def _connected() -> Sender:

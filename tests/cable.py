@@ -16,13 +16,15 @@ class Cable:
     """Listens at ``url`` and hands bytes on to ``port``; ``with`` it.
 
     ``cuts``: after so many bytes towards the server all connections break off, each time anew.
-    ``rate`` towards the server, bytes per second; 0 is as fast as it goes.
+    ``rate`` towards the server, bytes per second; 0 is as fast as it goes. Answers are lost while
+    ``is_one_way``.
     """
 
     def __init__(self, port: int, cuts: Sequence[int] = (), rate: float = 0) -> None:
         self.carried = 0
         self.cuts_made = 0
         self.rate = rate
+        self.is_one_way = False
         self._target = port
         self._cuts = list(cuts)
         self._open: set[socket.socket] = set()
@@ -83,7 +85,8 @@ class Cable:
         # A connection that is cut ends here with an error, or with nothing to read.
         with suppress(OSError):
             while data := source.recv(_PIECE):
-                sink.sendall(data)
+                if is_up or not self.is_one_way:
+                    sink.sendall(data)
                 if is_up:
                     self._count(len(data))
         for end in (source, sink):

@@ -16,6 +16,7 @@ from django.db.models import F, Q
 
 from fleet.models import Device
 from mqtt_bridge import bulk, envelope, metrics, publisher, topics
+from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery, live, messages
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTask
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 # A tick stays short also when everything wakes at once, as at the opening of the hours.
 LOOK_AT_MOST = 500
+
+
+# What the history says where the broker did not just take a command.
+_NOTES = {
+    Outcome.DOUBTFUL: "the broker did not confirm the command; it may have arrived all the same",
+    Outcome.REFUSED: "the broker refused the command; see whether it lets workers publish to its topic",
+}
 
 
 class Command(NamedTuple):
@@ -181,19 +189,18 @@ def _publish(claimed: Sequence[Command], now: dt.datetime) -> None:
     tasks = [command.task for command in claimed]
     outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in claimed]
     try:
-        confirmed = publisher.publish(outgoing)
+        outcomes = publisher.publish(outgoing)
     except BrokerUnavailable as error:
         _take_back(tasks, now, str(error))
         return
-    metrics.count("commands", sum(confirmed), outcome="confirmed")
-    doubtful = [task for task, sure in zip(tasks, confirmed, strict=True) if not sure]
-    if doubtful:
-        metrics.count("commands", len(doubtful), outcome="unconfirmed")
-        note(
-            doubtful,
-            now,
-            "the broker did not confirm the command; it may have arrived all the same",
-        )
+    for outcome in set(outcomes):
+        concerned = [task for task, one in zip(tasks, outcomes, strict=True) if one is outcome]
+        if outcome is Outcome.UNSENT:
+            _take_back(concerned, now, "the connection to the MQTT broker broke off before it")
+            continue
+        metrics.count("commands", len(concerned), outcome=outcome.value)
+        if outcome in _NOTES:
+            note(concerned, now, _NOTES[outcome])
 
 
 def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pytest
@@ -14,11 +14,12 @@ PINGRESP = b"\xd0\x00"
 
 
 class Ends(NamedTuple):
-    """Ours, the broker's, and what was delivered at once."""
+    """Ours, the broker's, what was delivered at once, and what was acknowledged."""
 
     line: Line
     broker: socket.socket
     delivered: list[list[Received]]
+    acknowledged: list[Mapping[int, int]]
 
 
 @pytest.fixture
@@ -27,9 +28,15 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     ours, broker = socket.socketpair()
     ours.setblocking(False)
     delivered: list[list[Received]] = []
+    acknowledged: list[Mapping[int, int]] = []
     is_five = getattr(request, "param", 4) == 5
-    line = Line(ours, is_five=is_five, deliver=lambda _, found: delivered.append([*found]))
-    yield Ends(line, broker, delivered)
+    line = Line(
+        ours,
+        is_five=is_five,
+        deliver=lambda _, found: delivered.append([*found]),
+        acknowledged=acknowledged.append,
+    )
+    yield Ends(line, broker, delivered, acknowledged)
     line.close()
     broker.close()
 
@@ -126,6 +133,31 @@ def test_what_is_not_mqtt_breaks_the_line(ends: Ends, packet: bytes) -> None:
 def test_a_batch_is_acknowledged_in_one_write(ends: Ends) -> None:
     ends.line.acknowledge([1, 258])
     assert ends.broker.recv(100) == b"\x40\x02\x00\x01\x40\x02\x01\x02"
+
+
+@pytest.mark.parametrize(("ends", "rest"), [(4, b""), (5, b"\0")], indirect=["ends"])
+def test_messages_are_published_in_one_write(ends: Ends, rest: bytes) -> None:
+    ends.line.publish([(1, "a/b", b"one"), (258, "a/b", b"x" * 20_000)], 20)
+    expected = publish(b"one", mid=1, properties=rest)
+    expected += publish(b"x" * 20_000, mid=258, properties=rest)
+    assert ends.broker.recv(100_000) == expected
+
+
+def test_what_the_broker_says_of_our_messages_is_told_together_and_paho_sees_none(
+    ends: Ends,
+) -> None:
+    ends.broker.sendall(b"\x40\x02\x00\x01" + PINGRESP + b"\x40\x03\x01\x02\x87")
+    assert read(ends.line) == PINGRESP
+    assert ends.acknowledged == [{1: 0, 258: 0x87}]
+
+
+def test_on_a_line_on_which_paho_publishes_it_hears_what_the_broker_says() -> None:
+    ours, broker = socket.socketpair()
+    ours.setblocking(False)
+    with ours, broker:
+        broker.sendall(b"\x40\x02\x00\x01")
+        line = Line(ours, is_five=False, deliver=lambda *_: None)
+        assert read(line) == b"\x40\x02\x00\x01"
 
 
 def test_on_a_line_that_broke_nothing_is_acknowledged(ends: Ends) -> None:

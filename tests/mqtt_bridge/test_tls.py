@@ -4,8 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pytest_django import Settings
 
 from demo import ports
+from mqtt_bridge import publisher
+from mqtt_bridge.client import Outcome
 from tests.processes import Processes
 from tests.servers import program
 
@@ -58,6 +61,21 @@ def test_the_bridge_trusts_a_private_authority_and_shows_its_certificate(
         MQTT_CLIENT_CERT=f"{tmp_path}/client.pem",
         MQTT_CLIENT_KEY=f"{tmp_path}/client.key",
     )
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_commands_go_out_over_tls(
+    broker: str, tmp_path: Path, settings: Settings, version: str
+) -> None:
+    settings.MQTT_URL, settings.MQTT_VERSION = broker, version
+    settings.MQTT_CA_FILE = f"{tmp_path}/ca.pem"
+    settings.MQTT_CLIENT_CERT = f"{tmp_path}/client.pem"
+    settings.MQTT_CLIENT_KEY = f"{tmp_path}/client.key"
+    try:
+        sent = [("thing/product/7CTDM1/services", b"x" * 20_000)] * 150
+        assert publisher.publish(sent) == [Outcome.CONFIRMED] * 150
+    finally:
+        publisher.close()
 
 
 def test_a_broker_that_nobody_vouches_for_is_not_trusted(processes: Processes, broker: str) -> None:

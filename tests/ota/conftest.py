@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 
 from mqtt_bridge import publisher, router
+from mqtt_bridge.client import Outcome
 from simulator.packages import build
 from tests.make import make_listening, make_model
 from tests.people import log_in
@@ -29,4 +30,4 @@ def willing_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bridge listens, and the broker confirms each command without any dock that would hear it."""
     router.discover()
     make_listening()
-    monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))
+    monkeypatch.setattr(publisher, "publish", lambda messages: [Outcome.CONFIRMED] * len(messages))

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, publisher, router
+from mqtt_bridge.client import Outcome
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import issue, limits
@@ -35,9 +36,9 @@ def commands(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> 
     make_listening()
     found: list[Any] = []
 
-    def publish(messages: Any) -> list[bool]:
+    def publish(messages: Any) -> list[Outcome]:
         found.extend(json.loads(payload) for _, payload in messages)
-        return [True] * len(messages)
+        return [Outcome.CONFIRMED] * len(messages)
 
     monkeypatch.setattr(publisher, "publish", publish)
     return found

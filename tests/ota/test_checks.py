@@ -19,6 +19,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from mqtt_bridge import publisher
+from mqtt_bridge.client import Outcome
 from ota import checks, packages, rollouts, storage, uploads
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
 from ota.models.notices import Kind, News
@@ -469,9 +470,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     make_listening()
     found: list[Any] = []
 
-    def publish(commands: list[Any]) -> list[bool]:
+    def publish(commands: list[Any]) -> list[Outcome]:
         found.extend(commands)
-        return [True] * len(commands)
+        return [Outcome.CONFIRMED] * len(commands)
 
     monkeypatch.setattr(publisher, "publish", publish)
     return found

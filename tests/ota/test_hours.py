@@ -13,6 +13,7 @@ from pytest_django import Settings
 
 from fleet.models import Device, Site
 from mqtt_bridge import publisher
+from mqtt_bridge.client import Outcome
 from ota import rollouts
 from ota.models import UpgradeTask
 from ota.rollouts import InvalidPolicy
@@ -35,7 +36,9 @@ NIGHT = "daily 22:00-05:00"
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[time_machine.Traveller]:
     with time_machine.travel(utc("2026-06-01 12:00"), tick=False) as found:
-        monkeypatch.setattr(publisher, "publish", lambda messages: [True] * len(messages))
+        monkeypatch.setattr(
+            publisher, "publish", lambda messages: [Outcome.CONFIRMED] * len(messages)
+        )
         yield found
 
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import publisher
+from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import Heard
 from ota import rollouts
@@ -232,7 +233,7 @@ def test_facts_are_not_forgotten_where_the_reply_came_this_very_moment(
 def test_a_broker_that_is_away_does_not_wipe_how_the_last_attempt_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def publish(messages: Any) -> list[bool]:
+    def publish(messages: Any) -> list[Outcome]:
         raise BrokerUnavailable("away")
 
     task = make_task(status=TaskStatus.IN_PROGRESS)

@@ -14,6 +14,7 @@ from pytest_django import Settings
 
 from fleet.models import Device, Site
 from mqtt_bridge import publisher
+from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
@@ -40,13 +41,13 @@ class Broker:
     def __init__(self) -> None:
         self.commands: list[tuple[str, dict[str, Any]]] = []
         self.is_away = False
-        self.confirms = True
+        self.outcome = Outcome.CONFIRMED
 
-    def publish(self, messages: Any) -> list[bool]:
+    def publish(self, messages: Any) -> list[Outcome]:
         if self.is_away:
             raise BrokerUnavailable("no connection to mqtt://broker")
         self.commands += [(topic, json.loads(payload)) for topic, payload in messages]
-        return [self.confirms] * len(messages)
+        return [self.outcome] * len(messages)
 
 
 @pytest.fixture(autouse=True)
@@ -289,10 +290,32 @@ def test_without_a_broker_the_task_waits_again(broker: Broker) -> None:
 
 def test_an_unconfirmed_command_counts_as_sent_and_says_so(broker: Broker) -> None:
     task = make_task()
-    broker.confirms = False
+    broker.outcome = Outcome.DOUBTFUL
     tick()
     assert status(task) == TaskStatus.SENT
     assert "did not confirm" in task.events.get(kind="note").text
+
+
+def test_a_refused_command_counts_as_sent_and_says_so(broker: Broker) -> None:
+    task = make_task()
+    broker.outcome = Outcome.REFUSED
+    tick()
+    assert status(task) == TaskStatus.SENT
+    assert "refused the command" in task.events.get(kind="note").text
+
+
+def test_of_commands_sent_together_those_that_surely_did_not_go_wait_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirmed, doubtful, unsent = (make_task(rollout=make_rollout()) for _ in range(3))
+    outcomes = [Outcome.CONFIRMED, Outcome.DOUBTFUL, Outcome.UNSENT]
+    monkeypatch.setattr(publisher, "publish", lambda _: outcomes)
+    tick()
+    assert [status(task) for task in (confirmed, doubtful)] == [TaskStatus.SENT] * 2
+    assert status(unsent) == TaskStatus.PENDING
+    assert (unsent.attempt, unsent.waits_for[0]["code"]) == (0, "broker_unavailable")
+    notes = [task.events.filter(kind="note").count() for task in (confirmed, doubtful, unsent)]
+    assert notes == [0, 1, 0]
 
 
 def test_each_attempt_has_its_own_tid_and_the_bid_stays(broker: Broker) -> None:

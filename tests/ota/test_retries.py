@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, publisher, router
+from mqtt_bridge.client import Outcome
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
 from ota.states import PackageState, TaskStatus
 from ota.upgrades import issue, limits, retries
@@ -35,9 +36,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     make_listening()
     sent: list[Any] = []
 
-    def publish(messages: Any) -> list[bool]:
+    def publish(messages: Any) -> list[Outcome]:
         sent.extend(messages)
-        return [True] * len(messages)
+        return [Outcome.CONFIRMED] * len(messages)
 
     monkeypatch.setattr(publisher, "publish", publish)
     return sent

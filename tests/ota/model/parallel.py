@@ -12,6 +12,7 @@ from django.db import connection, connections
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from mqtt_bridge.client import Outcome
 from ota import tasks
 from ota.models import TaskEvent
 from ota.models.upgrades import UpgradeTaskQuerySet
@@ -33,7 +34,7 @@ class Parallel(Model):
     def clean_database(self) -> contextlib.AbstractContextManager[None]:
         return emptied()
 
-    def publish(self, messages: Any) -> list[bool]:
+    def publish(self, messages: Any) -> list[Outcome]:
         with self.wire:
             return super().publish(messages)
 

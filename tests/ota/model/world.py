@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from fleet import telemetry
 from mqtt_bridge import pipeline, publisher
+from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import BridgeSession
 from mqtt_bridge.pipeline import Read
@@ -54,7 +55,7 @@ class World:
 
     # The wire
 
-    def publish(self, messages: Any) -> list[bool]:
+    def publish(self, messages: Any) -> list[Outcome]:
         """The broker's edge: judges each command at the moment at which it leaves."""
         if self.broker == "away":
             raise BrokerUnavailable("no connection to mqtt://broker")
@@ -65,7 +66,8 @@ class World:
             dock, command = self.by_sn[topic.split("/")[2]], json.loads(payload)
             self.judge(dock, command)
             dock.inbox.append(command)
-        return [self.broker != "doubtful"] * len(messages)
+        outcome = Outcome.DOUBTFUL if self.broker == "doubtful" else Outcome.CONFIRMED
+        return [outcome] * len(messages)
 
     def judge(self, dock: Dock, command: dict[str, Any]) -> None:
         raise NotImplementedError
