@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import zoneinfo
 from pathlib import Path
 from typing import Any, NoReturn
@@ -123,6 +124,44 @@ def existing_file(name: str) -> str:
     value = text(name)
     if value and not Path(value).is_file():
         wrong(name, value, "the path of a file")
+    return value
+
+
+def authorities(name: str) -> str:
+    """The path of a file with the certificates that are trusted; empty where the variable is."""
+    path = existing_file(name)
+    try:
+        ssl.create_default_context(cafile=path or None)
+    except OSError:
+        wrong(name, path, "a file with certificates in PEM")
+    return path
+
+
+def certificate(name: str, key_name: str) -> tuple[str, str]:
+    """The paths of a certificate and of its key, or of one file with both; empty where unset."""
+    path, key = existing_file(name), existing_file(key_name)
+    try:
+        if path:  # without the answer OpenSSL would ask a person for a key's password
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_cert_chain(path, key or None, password=lambda: "")
+    except OSError:
+        wrong(name, path, f"a file with a certificate and {key_name} one with its key, in PEM")
+    return path, key
+
+
+def redis(name: str, default: str) -> str:
+    """The address of a Redis; Celery takes no database but by its number."""
+    value = address(name, default, "redis", "rediss")
+    if not re.fullmatch(r"(/[0-9]*)?", split(name, value).path):
+        wrong(name, value, "a database by its number, such as redis://host:6379/0")
+    return value
+
+
+def group(name: str) -> str:
+    """The name of a shared subscription (MQTT 5, section 4.8.2); empty where the variable is."""
+    value = text(name)
+    if re.search(r"[/+#\0]", value):
+        wrong(name, value, "a word without / + #")
     return value
 
 

@@ -124,7 +124,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 
-REDIS_URL = env.address("REDIS_URL", "redis://127.0.0.1:6379/0", "redis", "rediss")
+REDIS_URL = env.redis("REDIS_URL", "redis://127.0.0.1:6379/0")
 CHANNEL_LAYERS = {
     "default": {
         # The pubsub layer: cheaper per message, and no blocking reads that a socket timeout ends.
@@ -179,11 +179,10 @@ CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 
 MQTT_URL = env.address("MQTT_URL", "mqtt://127.0.0.1:1883", "mqtt", "mqtts")
 MQTT_VERSION = env.choice("MQTT_VERSION", "3.1.1", ("3.1.1", "5"))
-MQTT_CA_FILE = env.existing_file("MQTT_CA_FILE")
-MQTT_CLIENT_CERT = env.existing_file("MQTT_CLIENT_CERT")
-MQTT_CLIENT_KEY = env.existing_file("MQTT_CLIENT_KEY")
+MQTT_CA_FILE = env.authorities("MQTT_CA_FILE")
+MQTT_CLIENT_CERT, MQTT_CLIENT_KEY = env.certificate("MQTT_CLIENT_CERT", "MQTT_CLIENT_KEY")
 MQTT_CLIENT_ID = env.text("MQTT_CLIENT_ID", f"fleet-ota-{socket.gethostname()}")
-MQTT_SHARED_GROUP = env.text("MQTT_SHARED_GROUP")
+MQTT_SHARED_GROUP = env.group("MQTT_SHARED_GROUP")
 MQTT_ANSWER_REQUESTS = env.flag("MQTT_ANSWER_REQUESTS", True)
 
 DJI_APP_ID = env.text("DJI_APP_ID")
