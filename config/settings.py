@@ -219,7 +219,7 @@ EMAIL_HOST_USER = _MAIL.get("EMAIL_HOST_USER") or ""
 EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
 EMAIL_USE_TLS = _MAIL.get("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = _MAIL.get("EMAIL_USE_SSL", False)
-EMAIL_TIMEOUT = 10  # s
+EMAIL_TIMEOUT = 8  # s; a worker that is asked to end has 10
 DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"fleet-ota@{urlsplit(PUBLIC_URL).hostname}")
 WEBHOOK_ALLOW_PRIVATE = env.flag("WEBHOOK_ALLOW_PRIVATE", False)
 RECHECK_HOURS = env.number("RECHECK_HOURS", 24, most=24 * 365)

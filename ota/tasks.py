@@ -48,6 +48,10 @@ def _end(**_: object) -> None:
     _is_ending.value = 1
 
 
+def _is_stopping() -> bool:
+    return bool(_is_ending.value)
+
+
 @shared_task
 def advance() -> None:
     """One tick, unless another one is under way."""
@@ -138,7 +142,7 @@ def tell_standstill() -> None:
 @shared_task
 def mail() -> None:
     """Sends the e-mails that are due."""
-    _while_steady(notices.send)
+    _while_steady(lambda now: notices.send(now, _is_stopping))
 
 
 @shared_task
@@ -146,7 +150,7 @@ def deliver() -> None:
     """Sends to the webhooks what is due."""
     from ota.notices import webhooks  # only here: see ota/notices/__init__.py
 
-    _while_steady(webhooks.deliver)
+    _while_steady(lambda now: webhooks.deliver(now, _is_stopping))
 
 
 @shared_task
@@ -162,7 +166,7 @@ def fold_history() -> None:
 
 
 def _fold(now: dt.datetime) -> None:
-    if folded := folding.fold(now, lambda: bool(_is_ending.value)):
+    if folded := folding.fold(now, _is_stopping):
         logger.info("%d old progress reports were folded", folded)
 
 
@@ -181,9 +185,9 @@ def _expire(now: dt.datetime) -> None:
 def check_packages() -> None:
     """Reads the bytes of a package that is due, and asks for the next one."""
     with _alone_here() as is_alone:
-        if not is_alone or not checks.check(timezone.now(), lambda: bool(_is_ending.value)):
+        if not is_alone or not checks.check(timezone.now(), _is_stopping):
             return
-    if not _is_ending.value:
+    if not _is_stopping():
         check_packages.delay()
 
 

@@ -4,7 +4,7 @@ import contextlib
 import datetime as dt
 import logging
 import smtplib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -43,8 +43,11 @@ class _Letter(NamedTuple):
     total: int
 
 
-def send(now: dt.datetime) -> None:
-    """Sends what is due, at most one e-mail to each person; what fails is sent again later."""
+def send(now: dt.datetime, is_ending: Callable[[], bool]) -> None:
+    """Sends what is due, at most one e-mail to each person; what fails is sent again later.
+
+    A worker that ``is_ending`` leaves the rest to the next round.
+    """
     people = _ready(now) if settings.SENDS_EMAIL else []
     if not people:
         return
@@ -56,18 +59,20 @@ def send(now: dt.datetime) -> None:
             _put_off(user, now, error)
         return
     try:
-        _send_to(people, connection, now)
+        _send_to(people, connection, now, is_ending)
     finally:
         connection.close()
 
 
-def _send_to(people: Sequence[User], connection: Any, now: dt.datetime) -> None:
+def _send_to(
+    people: Sequence[User], connection: Any, now: dt.datetime, is_ending: Callable[[], bool]
+) -> None:
     end = timezone.now() + PATIENCE
     for user in people:
         letter = _claim(user, now)
         if letter:
             _send(letter, connection, now)
-        if timezone.now() > end:
+        if is_ending() or timezone.now() > end:
             return
 
 

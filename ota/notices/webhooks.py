@@ -46,13 +46,16 @@ class Answer(NamedTuple):
     text: str = ""
 
 
-def deliver(now: dt.datetime) -> None:
-    """Sends what is due, in order for each webhook and to many webhooks at once."""
+def deliver(now: dt.datetime, is_ending: Callable[[], bool]) -> None:
+    """Sends what is due, in order for each webhook and to many webhooks at once.
+
+    A worker that ``is_ending`` leaves the rest to the next round.
+    """
     if Webhook.objects.filter(claimed_until__gt=now).exists():
         return  # somebody is at it; one worker is enough
     mine = _claim(now)
     if mine:
-        async_to_sync(_deliver)(mine)
+        async_to_sync(_deliver)(mine, is_ending)
 
 
 def _claim(now: dt.datetime) -> list[Webhook]:
@@ -72,15 +75,21 @@ def _claim(now: dt.datetime) -> list[Webhook]:
     return mine
 
 
-async def _deliver(webhooks: Sequence[Webhook]) -> None:
+async def _deliver(webhooks: Sequence[Webhook], is_ending: Callable[[], bool]) -> None:
     end = timezone.now() + PATIENCE
+
+    def is_over() -> bool:
+        return is_ending() or timezone.now() > end
+
     context = await asyncio.to_thread(ssl.create_default_context)
     async with asyncio.TaskGroup() as group:
         for webhook in webhooks:
-            group.create_task(_deliver_to(webhook, context, end))
+            group.create_task(_deliver_to(webhook, context, is_over))
 
 
-async def _deliver_to(webhook: Webhook, context: ssl.SSLContext, end: dt.datetime) -> None:
+async def _deliver_to(
+    webhook: Webhook, context: ssl.SSLContext, is_over: Callable[[], bool]
+) -> None:
     """Sends one after the other until one fails; the rest waits then."""
     rests_until = None
     for delivery in await sync_to_async(_due)(webhook):
@@ -88,7 +97,7 @@ async def _deliver_to(webhook: Webhook, context: ssl.SSLContext, end: dt.datetim
         await sync_to_async(_record)(delivery, answer, timezone.now())
         if answer.error:
             rests_until = timezone.now() + REST
-        if answer.error or timezone.now() > end:
+        if answer.error or is_over():
             break
     mine = Webhook.objects.filter(pk=webhook.pk, claimed_until=webhook.claimed_until)
     await mine.aupdate(claimed_until=None, rests_until=rests_until)

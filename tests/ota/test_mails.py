@@ -54,6 +54,10 @@ def notice(
     return Notice.objects.create(user=user, news=news, at=at, mail_at=at)
 
 
+def send(now: dt.datetime, *, is_ending: bool = False) -> None:
+    notices.send(now, lambda: is_ending)
+
+
 class Picky(EmailBackend):
     """A mail server that knows some recipients only, and hangs up when it is asked for another."""
 
@@ -77,7 +81,7 @@ PICKY = f"{__name__}.Picky"
 
 def test_a_mail_says_what_happened_and_where_to_look(rollout: Rollout, now: dt.datetime) -> None:
     notice(person(), rollout, now)
-    notices.send(now)
+    send(now)
     (sent,) = mail.outbox
     assert (sent.to, sent.from_email) == (["ada@example.org"], "fleet@example.org")
     assert sent.subject == "Spring has finished"
@@ -91,7 +95,7 @@ def test_a_mail_says_what_happened_and_where_to_look(rollout: Rollout, now: dt.d
 def test_each_notice_is_mailed_once(rollout: Rollout, now: dt.datetime) -> None:
     notice(person(), rollout, now)
     for minutes in (0, 1, 60):
-        notices.send(now + minutes * MINUTE)
+        send(now + minutes * MINUTE)
     assert len(mail.outbox) == 1
 
 
@@ -100,12 +104,12 @@ def test_what_happens_soon_after_a_mail_is_gathered_for_the_next(
 ) -> None:
     user = person()
     notice(user, rollout, now)
-    notices.send(now)
+    send(now)
     for minutes in (1, 2, 3):
         notice(user, rollout, now + minutes * MINUTE)
-        notices.send(now + minutes * MINUTE)
+        send(now + minutes * MINUTE)
     assert len(mail.outbox) == 1
-    notices.send(now + 5 * MINUTE)
+    send(now + 5 * MINUTE)
     assert [sent.subject for sent in mail.outbox[1:]] == ["Spring has finished, and 2 more"]
 
 
@@ -120,8 +124,8 @@ def test_ten_thousand_notices_are_one_mail_of_a_readable_length(
     Notice.objects.bulk_create(
         Notice(user=user, news=news, at=now, mail_at=now) for news in News.objects.all()
     )
-    notices.send(now)
-    notices.send(now + 10 * MINUTE)
+    send(now)
+    send(now + 10 * MINUTE)
     (sent,) = mail.outbox
     assert sent.subject.endswith("and 9999 more")
     assert "And 9980 more: https://fleet.example.org/admin/ota/notice/" in sent.body
@@ -132,7 +136,7 @@ def test_a_name_with_a_line_break_makes_no_header_of_its_own(
     rollout: Rollout, now: dt.datetime
 ) -> None:
     notice(person(), rollout, now, "Spring\r\nBcc: eve@example.org has finished")
-    notices.send(now)
+    send(now)
     assert mail.outbox[0].subject == "Spring Bcc: eve@example.org has finished"
     assert mail.outbox[0].recipients() == ["ada@example.org"]
 
@@ -142,7 +146,7 @@ def test_without_a_mail_server_nothing_is_sent(
 ) -> None:
     settings.SENDS_EMAIL = False
     notice(person(), rollout, now)
-    notices.send(now)
+    send(now)
     assert not mail.outbox
 
 
@@ -153,7 +157,7 @@ def test_who_cannot_be_reached_any_more_is_in_nobodys_way(
     user = person()
     notice(user, rollout, now)
     User.objects.filter(pk=user.pk).update(**gone)
-    notices.send(now)
+    send(now)
     assert not mail.outbox
     assert not Notice.objects.filter(mail_at__isnull=False).exists()
 
@@ -176,12 +180,12 @@ def test_at_night_a_mail_waits_until_the_morning_of_the_persons_own_clock(
     user = person()
     quiet(user, "daily 22:00-07:00", "Europe/Zurich")
     waiting = notice(user, rollout, NIGHT)
-    notices.send(NIGHT)
-    notices.send(MORNING - MINUTE)
+    send(NIGHT)
+    send(MORNING - MINUTE)
     assert not mail.outbox
     waiting.refresh_from_db()
     assert waiting.mail_at == MORNING
-    notices.send(MORNING)
+    send(MORNING)
     assert len(mail.outbox) == 1
 
 
@@ -193,11 +197,11 @@ def test_a_mail_that_failed_in_the_evening_does_not_go_at_night(
     evening = NIGHT.replace(hour=21, minute=59)
     notice(user, rollout, evening)
     away(settings)
-    notices.send(evening)
+    send(evening)
     here(settings)
-    notices.send(evening + 2 * MINUTE)
+    send(evening + 2 * MINUTE)
     assert not mail.outbox
-    notices.send(MORNING + 60 * MINUTE)
+    send(MORNING + 60 * MINUTE)
     assert len(mail.outbox) == 1
 
 
@@ -207,8 +211,8 @@ def test_who_is_asleep_does_not_hold_back_others(rollout: Rollout) -> None:
         quiet(sleeper, "daily 22:00-07:00", "UTC")
         notice(sleeper, rollout, NIGHT)
     notice(person(), rollout, NIGHT)
-    notices.send(NIGHT)
-    notices.send(NIGHT)
+    send(NIGHT)
+    send(NIGHT)
     assert [sent.to for sent in mail.outbox] == [["ada@example.org"]]
 
 
@@ -231,14 +235,14 @@ def test_while_the_mail_server_is_away_mails_wait_longer_and_longer(
     away(settings)
     pauses_seen = []
     for _ in range(pauses.MOST):
-        notices.send(now)
+        send(now)
         waiting.refresh_from_db()
         assert waiting.mail_at
         pauses_seen.append(int((waiting.mail_at - now) / MINUTE))
         now = waiting.mail_at
     assert pauses_seen == [1, 5, 30, 120, 360, 720]
     here(settings)
-    notices.send(now)
+    send(now)
     assert len(mail.outbox) == 1
 
 
@@ -248,7 +252,7 @@ def test_a_mail_is_given_up_after_a_day_and_the_log_says_so(
     waiting = notice(person(), rollout, now)
     away(settings)
     for _ in range(pauses.MOST + 1):
-        notices.send(now)
+        send(now)
         now += dt.timedelta(days=1)
     waiting.refresh_from_db()
     assert waiting.mail_at is None
@@ -262,7 +266,7 @@ def test_one_who_is_refused_does_not_hold_back_others(
     settings.EMAIL_BACKEND = PICKY
     refused = notice(person("unknown"), rollout, now)
     notice(person(), rollout, now)
-    notices.send(now)
+    send(now)
     assert [sent.to for sent in mail.outbox] == [["ada@example.org"]]
     refused.refresh_from_db()
     assert (refused.mailed_at, refused.mail_at) == (None, now + MINUTE)
@@ -275,11 +279,22 @@ def test_what_a_killed_worker_had_taken_goes_again(
     with monkeypatch.context() as patched:
         patched.setattr(EmailBackend, "send_messages", _die)
         with pytest.raises(KeyboardInterrupt):
-            notices.send(now)
-    notices.send(now + MINUTE)
+            send(now)
+    send(now + MINUTE)
     assert not mail.outbox
-    notices.send(now + 6 * MINUTE)
+    send(now + 6 * MINUTE)
     assert len(mail.outbox) == 1
+
+
+def test_a_worker_that_is_asked_to_end_leaves_the_rest_to_the_next_round(
+    rollout: Rollout, now: dt.datetime
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        notice(person(name), rollout, now)
+    send(now, is_ending=True)
+    assert len(mail.outbox) == 1
+    send(now)
+    assert len(mail.outbox) == 3
 
 
 def _die(*_: object) -> int:
@@ -293,7 +308,7 @@ def test_a_round_costs_the_same_however_many_notices_a_person_has(
         for _ in range(count):
             notice(user, rollout, now)
         with CaptureQueriesContext(connection) as found:
-            notices.send(now)
+            send(now)
         return len(found)
 
     assert cost(person("few"), 1) == cost(person("many"), 60)

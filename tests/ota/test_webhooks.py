@@ -65,8 +65,12 @@ def due(hook: Webhook, rollout: Rollout, now: dt.datetime, **fields: Any) -> Web
     return WebhookDelivery.objects.create(webhook=hook, news=news, **fields)
 
 
+def a_round(now: dt.datetime, *, is_ending: bool = False) -> None:
+    webhooks.deliver(now, lambda: is_ending)
+
+
 def deliver(delivery: WebhookDelivery, now: dt.datetime | None = None) -> WebhookDelivery:
-    webhooks.deliver(now or timezone.now())
+    a_round(now or timezone.now())
     delivery.refresh_from_db()
     return delivery
 
@@ -140,7 +144,7 @@ def test_the_body_names_the_package_that_is_damaged(
     package = make_package("10.01.3205")
     notices.damaged(package, "its MD5 is another one", now)
     notices.tell(now)
-    webhooks.deliver(now)
+    a_round(now)
     told = json.loads(receiver.got[0][2])
     assert told["package"]["version"] == "10.01.3205"
     assert told["rollout"] is None
@@ -159,7 +163,7 @@ def test_news_goes_out_in_its_order(
     hook: Webhook, rollout: Rollout, receiver: Receiver, now: dt.datetime
 ) -> None:
     wanted = [due(hook, rollout, now, title=f"No. {number}") for number in range(5)]
-    webhooks.deliver(now)
+    a_round(now)
     assert [headers["X-Fleet-Delivery"] for _, headers, _ in receiver.got] == [
         str(delivery.pk) for delivery in wanted
     ]
@@ -209,7 +213,7 @@ def test_after_a_failure_the_others_wait_so_that_one_at_a_time_finds_out(
     for _ in range(10):
         due(hook, rollout, now)
     for _ in range(5):
-        webhooks.deliver(timezone.now())
+        a_round(timezone.now())
     assert len(receiver.got) == 1
 
 
@@ -274,6 +278,17 @@ def test_a_receiver_that_never_answers_is_left_after_a_while(
     receiver.hold.clear()
     delivery = deliver(due(hook, rollout, now))
     assert "no answer within" in delivery.error or "Timeout" in delivery.error
+
+
+def test_a_worker_that_is_asked_to_end_leaves_the_rest_to_the_next_round(
+    hook: Webhook, rollout: Rollout, receiver: Receiver, now: dt.datetime
+) -> None:
+    for _ in range(3):
+        due(hook, rollout, now)
+    a_round(now, is_ending=True)
+    assert len(receiver.got) == 1
+    a_round(now)
+    assert len(receiver.got) == 3
 
 
 def test_a_slow_one_holds_back_no_other(
