@@ -62,9 +62,15 @@ class Wire:
         self.say(topic, payload)
         return self.hear(f"{topic}_reply", payload["tid"])
 
-    def is_silent(self) -> bool:
-        """Whether nothing is heard besides what devices say themselves."""
-        return all(not topic.endswith("_reply") for topic, _ in list(self._heard.queue))
+    def answers(self, until: str) -> list[str]:
+        """The topics on which answers come, up to the one with this ``tid``."""
+        topics = []
+        while True:
+            topic, message = self._heard.get(timeout=WAIT)
+            if topic.endswith("_reply"):
+                topics.append(topic)
+                if message["tid"] == until:
+                    return topics
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:
         try:

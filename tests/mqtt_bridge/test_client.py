@@ -64,6 +64,40 @@ def test_telemetry_without_room_is_dropped_and_nothing_else(listener: Listener[R
     assert len(taken) == MOST_WAITING + 50
 
 
+class Noting(Line):
+    """Keeps what is acknowledged on it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.acknowledged: list[int] = []
+
+    def acknowledge(self, mids: Iterable[int]) -> None:
+        self.acknowledged += mids
+
+
+def test_what_came_over_an_earlier_line_is_not_acknowledged_on_this_one(
+    listener: Listener[Received],
+) -> None:
+    """There its number may be that of another message, which nobody has brought in."""
+    old, new = (Received("a/b", b"", timezone.now(), 1, 7, number) for number in (1, 2))
+    line = Noting(2)
+    listener._deliver(line, [new])
+    listener.acknowledge([old])
+    assert line.acknowledged == []
+    listener.acknowledge([new])
+    assert line.acknowledged == [7]
+
+
+def test_what_a_broker_had_retained_is_acknowledged_and_not_taken(
+    listener: Listener[Received],
+) -> None:
+    line = Noting(1)
+    fresh = Received("a/b", b"", timezone.now(), 1, 8, 1)
+    listener._deliver(line, [fresh._replace(mid=7, is_retained=True), fresh])
+    assert [one.mid for one in listener.take(10, 0)] == [8]
+    assert line.acknowledged == [7]
+
+
 class Broker(Line):
     """Takes down how many it is sent at once, and answers as it is told; None is the line's end."""
 

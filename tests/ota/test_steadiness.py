@@ -88,6 +88,20 @@ def test_small_corrections_are_nothing_until_they_add_up(machine: Machine) -> No
     assert not machine.is_steady()
 
 
+@pytest.mark.parametrize("jump", [0, HOUR])
+@pytest.mark.usefixtures("willing_broker")
+def test_commands_that_were_queued_before_the_clock_jumped_do_not_go(
+    machine: Machine, jump: float
+) -> None:
+    task = make_task(is_ready=True)
+    machine.jump(jump)
+    # Heard at this moment, so that only the clock is against it.
+    Device.objects.update(last_seen_at=timezone.now())
+    BridgeSession.objects.update(seen_at=timezone.now())
+    tasks.issue([task.pk])
+    assert status(task) == (TaskStatus.PENDING if jump else TaskStatus.SENT)
+
+
 @pytest.mark.parametrize(
     ("task", "work"),
     [
