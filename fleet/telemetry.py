@@ -9,6 +9,7 @@ seconds ago is not compared again (``is_known``): it costs reading the message a
 
 import collections
 import datetime as dt
+import math
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -329,10 +330,14 @@ def _changes(device: Any, report: Report, now: dt.datetime) -> Changes:
     }
     for name, reported in report.firmware.items():
         changes |= _firmware_change(device, name, reported, now)
-    # Only storage changes all the time, and by itself it releases nobody.
-    if changes.keys() - {"storage_used"}:
+    # Only storage changes all the time; it releases somebody when it gets emptier.
+    if changes.keys() - {"storage_used"} or _is_emptier(device, changes):
         changes["changed_at"] = now
     return changes | heard(device, report.heard_at, now)
+
+
+def _is_emptier(device: Any, changes: Changes) -> bool:
+    return changes.get("storage_used", math.inf) < (device.storage_used or 0)
 
 
 def _firmware_change(device: Any, name: str, reported: Reported, now: dt.datetime) -> Changes:

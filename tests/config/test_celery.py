@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from pytest_django import Settings
 
 from tests.processes import ROOT, Processes
 
@@ -14,6 +15,11 @@ def test_workers_do_not_look_for_each_other(processes: Processes) -> None:
     first, second = processes.worker(), processes.worker()
     assert "ready." in second.output
     assert "mingle" not in first.output + second.output
+
+
+def test_what_clears_is_looked_at_within_five_seconds(settings: Settings) -> None:
+    """Two ticks at most: one that has begun, and the next."""
+    assert 2 * settings.CELERY_BEAT_SCHEDULE["advance"]["schedule"] < 5
 
 
 def test_a_worker_does_without_the_console() -> None:
