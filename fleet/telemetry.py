@@ -9,7 +9,6 @@ seconds ago is not compared again (``is_known``): it costs reading the message a
 
 import collections
 import datetime as dt
-import math
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -337,7 +336,8 @@ def _changes(device: Any, report: Report, now: dt.datetime) -> Changes:
 
 
 def _is_emptier(device: Any, changes: Changes) -> bool:
-    return changes.get("storage_used", math.inf) < (device.storage_used or 0)
+    used: int | None = changes.get("storage_used")
+    return used is not None and used < (device.storage_used or 0)
 
 
 def _firmware_change(device: Any, name: str, reported: Reported, now: dt.datetime) -> Changes:
