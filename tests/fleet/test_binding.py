@@ -208,6 +208,14 @@ def test_a_docks_own_code_counts_more_than_what_another_one_says_of_it(
     assert f"DOCK2 is taken out of {other}" in caplog.text
 
 
+def test_a_dock_that_another_one_of_its_organization_brought_is_bound_with_its_own_code() -> None:
+    organization = make_organization()
+    assert bind("DOCK1", organization, "DOCK2") == {"DOCK2": 0}
+    assert bind("DOCK2", organization, "DOCK2") == {"DOCK2": 0}
+    dock = Device.objects.get(sn="DOCK2")
+    assert (dock.organization, dock.kind, dock.is_bound) == (organization, "dock", True)
+
+
 def test_a_docks_own_code_brings_its_aircraft_too() -> None:
     """As it stands in the database where the dock was brought in before that was looked at."""
     dock, organization = make_dock(bound_at=None), make_organization()
