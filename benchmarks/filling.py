@@ -108,6 +108,7 @@ def _devices(amounts: Amounts) -> None:
                 "site": f"1 + i %% {amounts.sites}",
                 "gateway": "i" if offset else "NULL",
                 "created_at": _ago("i"),
+                "bound_at": f"CASE WHEN i %% 10 = 3 THEN NULL ELSE {_ago('i')} END",
                 "presence": "CASE WHEN i %% 10 = 0 THEN 'offline' ELSE 'online' END",
                 "last_seen_at": _ago("i %% 1000"),
                 "online_since": _ago("100000"),

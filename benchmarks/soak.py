@@ -35,6 +35,7 @@ from benchmarks.growing import Memory
 from benchmarks.results import Result, Size
 from benchmarks.totals import Totals, disagreements
 from demo import ports
+from fleet import binding
 from fleet.models import Device
 from mqtt_bridge.models import FailedMessage
 from ota import packages
@@ -235,7 +236,7 @@ def stage(plan: Course) -> Iterator[Stage]:
         _until(lambda: known.count() >= 2 * plan.docks, "reports of all devices", 600)
         simulator.wait_for_line("docks online", 120)
         # On a busy machine some are not answered in time and go on unbound: they are adopted.
-        Device.objects.filter(organization=None).update(organization=organization)
+        binding.adopt(Device.objects.filter(organization=None), organization, timezone.now())
         _say(f"{plan.docks} docks are online")
         yield Stage(plan, processes, parts | {"redis": redis}, folder)
 

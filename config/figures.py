@@ -29,6 +29,8 @@ _MEANINGS = {
     "unknown_values": "Words that no document names, by field.",
     "unknown_methods": "Messages with a method that nothing handles.",
     "refused_children": "Aircraft that a dock named and that are not its own, by reason.",
+    "refused_binds": "Devices that a dock wanted to bind and may not, by reason.",
+    "organizations_taken": "Devices taken out of an organization into which another dock had brought them.",
     "foreign_replies": "Replies to commands that are not ours.",
     "foreign_progress": "Reports about upgrades that somebody else started.",
     "commands": "Upgrade commands, by whether the broker confirmed them.",

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F, Q
+from django.db.models import F
 
+from fleet import claims
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
 from fleet.telemetry import known
 from mqtt_bridge.envelope import Few, Message, Part, Text, result
@@ -71,7 +72,7 @@ def status(message: Message[StatusRequest]) -> dict[str, Any]:
     asked = [device.sn for device in message.data.devices]
     found = {d.sn: d for d in Device.objects.filter(sn__in=asked).select_related("organization")}
     visible = {sn: device for sn, device in found.items() if _may_speak_for(message.sn, device)}
-    return result(0, bind_status=[_bind_status(sn, visible.get(sn)) for sn in asked])
+    return result(0, bind_status=[_bind_status(message.sn, sn, visible.get(sn)) for sn in asked])
 
 
 def organization(message: Message[OrganizationRequest], now: dt.datetime) -> dict[str, Any]:
@@ -96,10 +97,13 @@ def bind(message: Message[BindRequest], now: dt.datetime) -> dict[str, Any]:
 
 def adopt(devices: DeviceQuerySet, organization: Organization, now: dt.datetime) -> list[Device]:
     """Claims unclaimed devices, docks with their aircraft; returns those that were claimed."""
+    chosen = set(devices.filter(organization=None).values_list("pk", flat=True))
     claimed = list(devices.with_aircraft().filter(organization=None))
-    Device.objects.filter(pk__in=[device.pk for device in claimed], organization=None).update(
-        organization=organization, bound_at=now, changed_at=now
-    )
+    keys = {device.pk for device in claimed}
+    unclaimed = Device.objects.filter(organization=None)
+    values = {"organization": organization, "changed_at": now}
+    unclaimed.filter(pk__in=keys & chosen).update(bound_at=now, **values)
+    unclaimed.filter(pk__in=keys - chosen).update(**values)
     return claimed
 
 
@@ -108,24 +112,67 @@ def _bind(sender: str, binding: Binding, now: dt.datetime) -> int:
     found = _check_code(sender, binding.organization_id, binding.device_binding_code, now)
     if found is None or not SN.fullmatch(binding.sn):
         return BIND_FAILED
-    device = known([binding.sn])[0]
-    if device.organization_id not in {None, found.pk}:
+    device = _locked(binding.sn)
+    is_free = device.sn == sender and not device.is_bound
+    if device.organization_id not in {None, found.pk} and not is_free:
+        claims.tell_refused(sender, device.sn, "it belongs to another organization")
         return BOUND_ELSEWHERE
-    if not _may_speak_for(sender, device) or not _may_be(sender, binding):
+    if reason := _refusal(sender, binding, device):
+        claims.tell_refused(sender, device.sn, reason)
         return BIND_FAILED
-    return 0 if _store(device, binding, found, now) else BOUND_ELSEWHERE
+    if device.sn == sender:
+        _bind_itself(device, binding, found, now)
+    else:
+        _store(device, binding, {"organization": found, "changed_at": now})
+    return 0
 
 
-def _store(device: Device, binding: Binding, found: Organization, now: dt.datetime) -> bool:
-    """Binds the device, unless somebody else has this very moment; tells whether it did."""
-    values: dict[str, Any] = {"organization": found, "bound_at": now, "changed_at": now}
+def _locked(sn: str) -> Device:
+    """The device, unchanged until we are done: this very moment it may tell that it is a dock."""
+    device = known([sn])[0]
+    return Device.objects.select_for_update(no_key=True).get(pk=device.pk)
+
+
+def _refusal(sender: str, binding: Binding, device: Device) -> str:
+    """Why a dock may not bind a device; empty if it may. What it brings has to be an aircraft."""
+    if device.sn == sender:
+        return ""
+    if not _may_speak_for(sender, device):
+        return "it is not its own aircraft"
+    key = binding.device_model_key
+    says_so = _model_key_fits(key) and DeviceModel.kind_of(key) == DeviceModel.Kind.AIRCRAFT
+    if not says_so and (key or not device.is_aircraft):
+        return "it does not say that it is an aircraft"
+    return ""
+
+
+def _bind_itself(device: Device, binding: Binding, found: Organization, now: dt.datetime) -> None:
+    """Binds a dock with its own code, whatever another one has said of it."""
+    if device.organization_id not in {None, found.pk}:
+        _take_out(device, now)
+    if device.is_aircraft:
+        device.model = None
+    itself = {"model_id": device.model_id, "gateway": None, "bound_at": now}
+    _store(device, binding, {"organization": found, "changed_at": now} | itself)
+
+
+def _take_out(device: Device, now: dt.datetime) -> None:
+    """Ends what was no binding, also for the aircraft that came with the device."""
+    brought = device.aircraft.filter(organization=device.organization_id, bound_at=None)
+    for taken in (device, *brought):
+        claims.tell_taken(taken)
+    nobodys = {"organization": None, "site": None, "changed_at": now}
+    brought.update(**nobodys)
+    Device.objects.filter(pk=device.pk).update(**nobodys)
+
+
+def _store(device: Device, binding: Binding, values: dict[str, Any]) -> None:
     if binding.device_callsign:
         values["callsign"] = binding.device_callsign
     if device.model_id is None and _model_key_fits(binding.device_model_key):
         key = binding.device_model_key
-        values["model"] = DeviceModel.objects.ids_by_key([key])[key]
-    free = Device.objects.filter(Q(organization=None) | Q(organization=found), pk=device.pk)
-    return free.update(**values) > 0
+        values["model_id"] = DeviceModel.objects.ids_by_key([key])[key]
+    Device.objects.filter(pk=device.pk).update(**values)
 
 
 def _check_code(sender: str, identifier: str, code: str, now: dt.datetime) -> Organization | None:
@@ -164,12 +211,6 @@ def _may_speak_for(sender: str, device: Device) -> bool:
     return is_aircraft and device.gateway_id is None and device.topology_at is None
 
 
-def _may_be(sender: str, binding: Binding) -> bool:
-    """What a dock brings besides itself must not call itself anything but an aircraft."""
-    kind = DeviceModel.kind_of(binding.device_model_key)
-    return binding.sn == sender or not binding.device_model_key or kind == DeviceModel.Kind.AIRCRAFT
-
-
 def _model_key_fits(key: str) -> bool:
     parts = key.split("-")
     return (
@@ -179,8 +220,9 @@ def _model_key_fits(key: str) -> bool:
     )
 
 
-def _bind_status(sn: str, device: Device | None) -> dict[str, Any]:
-    owner = device.organization if device else None
+def _bind_status(sender: str, sn: str, device: Device | None) -> dict[str, Any]:
+    """A dock that only another one has brought into an organization learns that it is not bound."""
+    owner = device.organization if device and (device.is_bound or sn != sender) else None
     return {
         "sn": sn,
         "is_device_bind_organization": owner is not None,

@@ -180,6 +180,7 @@ class Device(models.Model):
         "self", models.SET_NULL, null=True, blank=True, related_name="aircraft", verbose_name="dock"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # Empty if it is in an organization only because another device brought it (``is_bound``).
     bound_at = models.DateTimeField(null=True, blank=True)
     failed_binds = models.PositiveSmallIntegerField(default=0)
     binding_blocked_until = models.DateTimeField(null=True, blank=True)
@@ -295,6 +296,18 @@ class Device(models.Model):
     @property
     def is_aircraft(self) -> bool:
         return self.kind == DeviceModel.Kind.AIRCRAFT
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a dock is in its organization by itself; only then it is upgraded."""
+        return self.organization_id is not None and self.is_bound_as(self.kind)
+
+    def is_bound_as(self, kind: str) -> bool:
+        """Whether a device of this kind was bound with its own code, or was put there by a person.
+
+        An aircraft comes with its dock. A dock that another one calls its aircraft does not.
+        """
+        return self.bound_at is not None and kind != DeviceModel.Kind.AIRCRAFT
 
     def settled_at(self, settle_time: float) -> dt.datetime | None:
         """From when on commands are wise after the device came online; ``settle_time`` in s."""

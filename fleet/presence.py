@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q
 
-from fleet import telemetry
+from fleet import claims, telemetry
 from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
 from mqtt_bridge import bulk, metrics
@@ -83,6 +83,10 @@ class _Fleet:
         self._rows: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         self._started: list[int] = []
         self._alone: list[int] = []
+        self._free: list[int] = []
+
+    def kind(self, device: Device) -> str:
+        return self.kinds.get(device.model_id or 0, DeviceModel.Kind.UNKNOWN)
 
     def set(self, device: Device, **values: Any) -> None:
         """Sets fields, foreign keys as ``name_id``; None leaves what is there."""
@@ -113,10 +117,22 @@ class _Fleet:
     def behind(self, gateway: Device) -> list[Device]:
         return [self.devices[sn] for sn in sorted(self._behind[gateway.pk])]
 
+    def take_out(self, device: Device) -> None:
+        """It is in no organization any more, nor is what is bound by nothing but being behind it."""
+        brought = [one for one in self.behind(device) if one.bound_at is None]
+        taken = [one for one in brought if one.organization_id == device.organization_id]
+        for one in (device, *taken):
+            claims.tell_taken(one)
+            self._free.append(one.pk)
+            one.organization_id = one.site_id = one.bound_at = None
+            self._rows[one.pk].pop("organization_id", None)
+            self.set(one, changed_at=self.now)
+
     def save(self) -> None:
         for pks, values in (
             (self._started, Device.UNKNOWN_FACTS),
             (self._alone, {"gateway": None}),
+            (self._free, {"organization": None, "site": None, "bound_at": None}),
         ):
             if pks:
                 Device.objects.filter(pk__among=pks).update(**values)
@@ -130,12 +146,16 @@ _COLUMNS = (
 
 
 def _update_gateway(gateway: Device, message: Message[Topology], fleet: _Fleet) -> None:
+    is_bound = gateway.is_bound_as(fleet.kind(gateway))  # as others may have called it so far
     fleet.set(
         gateway,
         model_id=fleet.models.get(message.data.key(3) or ""),
         thing_version=message.data.thing_version,
     )
     fleet.release(gateway)
+    is_aircraft = fleet.kind(gateway) == DeviceModel.Kind.AIRCRAFT
+    if gateway.organization_id and not is_bound and not is_aircraft:
+        fleet.take_out(gateway)
     _come_online(gateway, message, fleet)
 
 

@@ -243,6 +243,10 @@ def _never(device: Device, gateway: Device | None) -> Reason | None:
         )
     if device.organization_id is None or gateway.organization_id is None:
         return Reason("unclaimed", "it is not bound to an organization")
+    if not gateway.is_bound:
+        return Reason(
+            "unclaimed", "its dock is in an organization only because another dock said so"
+        )
     if gateway.organization_id != device.organization_id:
         return Reason("other_organization", "its dock belongs to another organization")
     return None

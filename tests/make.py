@@ -61,6 +61,8 @@ def make_device(model: str = "3-2-0", version: str = OLD, **fields: Any) -> Devi
     }
     if "organization" not in fields:
         values["organization"] = make_organization()
+    if (values | fields)["organization"]:
+        values["bound_at"] = earlier
     return Device.objects.create(**values | fields)
 
 

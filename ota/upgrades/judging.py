@@ -232,6 +232,8 @@ def _obsolete(task: UpgradeTask, target: UpgradeTarget, situation: Situation) ->
         return f"{device.sn} is not behind dock {task.gateway.sn} any more"
     if device.organization_id is None or device.organization_id != task.gateway.organization_id:
         return f"{device.sn} and its dock are not bound to one organization any more"
+    if not task.gateway.is_bound:
+        return f"{task.gateway.sn} is in its organization only because another dock said so"
     if task.organization_id not in {None, task.gateway.organization_id}:
         return f"{task.gateway.sn} belongs to another organization than when this was planned"
     if target.package.state == PackageState.WITHDRAWN:

@@ -9,11 +9,20 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from fleet.models import Device
+from fleet import binding
+from fleet.models import Device, Organization, Site
 from mqtt_bridge import pipeline, router
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.pipeline import Read
-from tests.make import envelope, make_aircraft, make_dock, make_organization, received
+from tests.fleet.locks import someone_waits
+from tests.make import (
+    envelope,
+    make_aircraft,
+    make_device,
+    make_dock,
+    make_organization,
+    received,
+)
 from tests.processes import eventually
 
 pytestmark = pytest.mark.django_db
@@ -162,6 +171,96 @@ def test_an_aircraft_that_is_nobodys_comes_with_its_dock() -> None:
     assert stored("AIR1").organization == dock.organization
 
 
+def bind(sn: str, organization: Organization, **fields: Any) -> Any:
+    """The dock binds itself with the organization's own code; the error code."""
+    code, identifier = organization.binding_code, organization.identifier
+    device = {"sn": sn, "device_binding_code": code, "organization_id": identifier} | fields
+    message = envelope({"bind_devices": [device]}, "airport_organization_bind")
+    (reply,) = pipeline.process([received(f"thing/product/{sn}/requests", message)])
+    return reply.data["output"]["err_infos"][0]["err_code"]
+
+
+@pytest.mark.parametrize("product", [AIRCRAFT, {}, {"domain": "7", "type": 91}])
+def test_a_dock_that_another_one_called_its_aircraft_is_nobodys(
+    product: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make_dock()
+    topology(other.sn, sub_devices=[product | {"sn": "DOCK1"}], seconds_ago=2)
+    topology("DOCK1")
+    dock = stored("DOCK1")
+    assert (dock.is_dock, dock.organization, dock.gateway) == (True, None, None)
+    assert f"DOCK1 is taken out of {other.organization}" in caplog.text
+
+
+def test_a_dock_that_is_called_an_aircraft_in_the_batch_in_which_it_starts_is_nobodys() -> None:
+    other = make_dock()
+    pipeline.process([told(other.sn, "DOCK1", seconds_ago=2), told("DOCK1", seconds_ago=1)])
+    assert (stored("DOCK1").is_dock, stored("DOCK1").organization) == (True, None)
+
+
+def test_a_dock_that_was_bound_before_its_first_topology_stays_bound() -> None:
+    organization = make_organization()
+    assert bind("DOCK1", organization) == 0
+    topology("DOCK1")
+    assert stored("DOCK1").organization == organization
+
+
+def test_a_dock_that_bound_itself_after_another_one_had_named_it_stays_bound() -> None:
+    organization = make_organization()
+    topology(make_dock().sn, "DOCK1", seconds_ago=2)
+    assert bind("DOCK1", organization) == 0
+    topology("DOCK1", "AIR1")
+    assert (stored("DOCK1").organization, stored("DOCK1").is_dock) == (organization, True)
+    assert stored("AIR1").organization == organization
+
+
+def test_a_dock_that_a_person_adopted_before_its_first_topology_stays_adopted() -> None:
+    organization = make_organization()
+    stray = make_device(model="3-2-0", sn="DOCK1", organization=None)
+    Device.objects.update(model=None)
+    binding.adopt(Device.objects.filter(pk=stray.pk), organization, timezone.now())
+    topology("DOCK1")
+    assert stored("DOCK1").organization == organization
+
+
+@pytest.mark.parametrize("product", [AIRCRAFT, {}])
+def test_a_dock_that_was_adopted_as_the_aircraft_of_another_one_is_nobodys(
+    product: dict[str, Any],
+) -> None:
+    other = make_dock(organization=None)
+    topology(other.sn, sub_devices=[product | {"sn": "DOCK1"}], seconds_ago=2)
+    binding.adopt(Device.objects.filter(pk=other.pk), make_organization(), timezone.now())
+    assert stored("DOCK1").organization
+    topology("DOCK1")
+    assert stored("DOCK1").organization is None
+
+
+def test_a_known_dock_keeps_its_organization_and_its_aircraft_when_it_starts() -> None:
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    topology(dock.sn, aircraft.sn)
+    assert stored(dock.sn).organization == dock.organization
+    assert stored(aircraft.sn).organization == dock.organization
+
+
+def test_a_dock_that_came_into_an_organization_as_an_aircraft_is_freed_with_its_own_aircraft() -> (
+    None
+):
+    """As it stands in the database where it was brought in before that was looked at."""
+    site = Site.objects.create(organization=make_organization(), name="North")
+    dock = make_dock(organization=site.organization, site=site, bound_at=None)
+    aircraft = make_aircraft(dock, bound_at=None)
+    topology(dock.sn, aircraft.sn)
+    free, brought = stored(dock.sn), stored(aircraft.sn)
+    assert (free.organization, free.site, brought.organization) == (None, None, None)
+    assert brought.gateway == dock
+    assert brought.is_online
+    owner = make_organization()
+    assert bind(dock.sn, owner) == 0
+    topology(dock.sn, aircraft.sn)
+    assert (stored(dock.sn).organization, stored(aircraft.sn).organization) == (owner, owner)
+
+
 @pytest.mark.parametrize("version", ["1.0.0", "1.4.1", "99.0", "", 3])
 def test_no_thing_version_is_refused(version: Any) -> None:
     topology("DOCK1", "AIR1", thing_version=version)
@@ -240,16 +339,3 @@ def test_of_two_docks_that_name_one_aircraft_at_once_the_later_one_has_it() -> N
             eventually(lambda: earlier.done() or someone_waits(), "the second one", 10)
         earlier.result()
     assert stored("AIR1").gateway == docks[1]
-
-
-def someone_waits() -> bool:
-    """For a lock of this database; SQLite lets everybody wait before they read."""
-    if connection.vendor == "sqlite":
-        return True
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_stat_clear_snapshot()")
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        return bool(cursor.fetchone()[0])

@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from fleet.models import Device, Site
-from mqtt_bridge import publisher
+from mqtt_bridge import pipeline, publisher, router
 from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery
@@ -23,6 +23,7 @@ from ota.upgrades import issue, judging
 from tests.make import (
     NEW,
     OLD,
+    envelope,
     make_aircraft,
     make_dock,
     make_listening,
@@ -30,6 +31,7 @@ from tests.make import (
     make_rollout,
     make_task,
     make_wave,
+    received,
 )
 
 pytestmark = pytest.mark.django_db
@@ -377,6 +379,26 @@ def test_a_dock_that_another_organization_got_with_its_aircraft_cancels() -> Non
     ended, why = end_of(task)
     assert ended == TaskStatus.CANCELED
     assert why == f"{dock.sn} belongs to another organization than when this was planned"
+
+
+def test_a_dock_that_another_one_brought_into_its_organization_cancels(broker: Broker) -> None:
+    dock = make_dock(bound_at=None)
+    ended, why = end_of(make_task(dock))
+    assert ended == TaskStatus.CANCELED
+    assert why == f"{dock.sn} is in its organization only because another dock said so"
+    assert not broker.commands
+
+
+def test_an_upgrade_of_an_aircraft_that_turns_out_to_be_a_dock_is_called_off(
+    broker: Broker,
+) -> None:
+    dock = make_dock()
+    task = make_task(dock, aircraft=make_aircraft(dock, sn="DOCK2", bound_at=None))
+    data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": []}
+    router.discover()
+    pipeline.process([received("sys/product/DOCK2/status", envelope(data, "update_topo"))])
+    assert end_of(task)[0] == TaskStatus.CANCELED
+    assert not broker.commands
 
 
 def test_a_device_that_got_newer_meanwhile_is_not_downgraded(broker: Broker) -> None:

@@ -245,7 +245,7 @@ def test_joining_docks_keep_to_the_jitter_of_a_wave_that_is_open(
 
 def make_many(owner: Organization, number: int) -> None:
     facts: dict[str, Any] = {"organization": owner, "model": DeviceModel.objects.get(key="3-2-0")}
-    facts |= {"firmware_version": OLD, "firmware_number": 10_011_607}
+    facts |= {"firmware_version": OLD, "firmware_number": 10_011_607, "bound_at": timezone.now()}
     Device.objects.bulk_create(Device(sn=f"D{owner.pk}-{n}", **facts) for n in range(number))
 
 

@@ -236,6 +236,19 @@ def test_an_aircraft_of_another_organization_than_its_dock_is_left_alone() -> No
     )
 
 
+def test_a_dock_that_another_one_brought_into_an_organization_is_left_out_with_its_aircraft() -> (
+    None
+):
+    make_package()
+    dock = make_dock(bound_at=None)
+    assert excluded(dock) == excluded(make_aircraft(dock)) == "unclaimed"
+
+
+def test_an_aircraft_that_came_with_its_dock_is_upgraded() -> None:
+    make_package()
+    assert excluded(make_aircraft(make_dock(), bound_at=None)) is None
+
+
 def test_a_dock_with_an_open_task_is_left_out_with_its_aircraft() -> None:
     make_package()
     dock = make_dock()

@@ -62,6 +62,7 @@ def _dock(number: int, organization: Organization, model: DeviceModel, site: Sit
     return Device(
         sn=f"7CTDM{number:09d}",
         organization=organization,
+        bound_at=timezone.now(),
         model=model,
         site=site,
         presence=Device.Presence.ONLINE,

@@ -59,6 +59,7 @@ def many(number: int) -> None:
     now, organization = timezone.now(), make_organization()
     facts: dict[str, Any] = {
         "organization": organization,
+        "bound_at": now,
         "presence": "online",
         "online_since": now - dt.timedelta(minutes=5),
         "firmware_version": OLDER,
