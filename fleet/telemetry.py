@@ -92,7 +92,8 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
         devices = _stored(reports.keys(), lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
-    transaction.on_commit(lambda: _remember(said, held))
+    # Robust: what has committed must not be brought in again.
+    transaction.on_commit(lambda: _remember(said, held), robust=True)
     rows = {pk: row for pk, row in changes.items() if row}
     # In the same statement: two of them over many devices would wait for each other's.
     for device in devices:

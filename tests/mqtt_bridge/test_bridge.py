@@ -14,9 +14,10 @@ from django.db import DataError, OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from fleet import telemetry
 from fleet.models import Device
 from mqtt_bridge import envelope as envelopes
-from mqtt_bridge import pipeline
+from mqtt_bridge import pipeline, router
 from mqtt_bridge.bridge import Bridge
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession, FailedMessage
@@ -247,6 +248,57 @@ def test_one_message_that_the_database_refuses_harms_only_itself(
     failed = FailedMessage.objects.get()
     assert (failed.topic, "DataError" in failed.reason) == ("thing/product/BAD1/osd", True)
     assert failed.tid
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages went into each transaction."""
+    router.discover()
+    sizes: list[int] = []
+    work = pipeline._bring_in
+
+    def note(batch: Sequence[Read]) -> list[Reply]:
+        sizes.append(len(batch))
+        return work(batch)
+
+    monkeypatch.setattr(pipeline, "_bring_in", note)
+    return sizes
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("key", [b"\xff", b"a\xc3"], ids=repr)
+def test_a_key_that_is_no_text_costs_no_message_a_second_transaction(
+    key: bytes, batches: list[int]
+) -> None:
+    docks = [make_dock(mode_code=4) for _ in range(5)]
+    bad = b'{"need_reply":1,"method":"hms","data":{"' + key + b'":1,"mode_code":0}}'
+    batch = [received(f"thing/product/{docks[0].sn}/{kind}", bad) for kind in ("state", "events")]
+    batch += [osd(dock.sn) for dock in docks[1:]]
+    replies = pipeline.process(batch)
+    assert batches == [6]
+    assert [reply.data for reply in replies] == [{"result": 0}]
+    assert Device.objects.get(pk=docks[0].pk).mode_code == 0
+    assert not FailedMessage.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "place", [(telemetry, "_remember"), (pipeline, "_count")], ids=["memory", "count"]
+)
+def test_what_fails_after_the_commit_is_logged_and_brings_no_batch_in_again(
+    place: tuple[Any, str],
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(*place, fail)
+    pipeline.process([osd(make_dock().sn), osd(make_dock().sn)])
+    assert batches == [2]
+    assert not FailedMessage.objects.exists()
+    assert "a fault of ours" in caplog.text
 
 
 @pytest.mark.django_db
