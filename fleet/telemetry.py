@@ -225,10 +225,14 @@ class _Said(NamedTuple):
 
 
 class _Compared(NamedTuple):
-    """What an osd said, and until when (by our clock) it need not be compared again."""
+    """What an osd said, and from when until when (by our clock) it need not be compared again.
+
+    Before ``since`` it does: our clock was set back.
+    """
 
     data: Properties
     told: Facts
+    since: dt.datetime
     until: dt.datetime
 
 
@@ -243,7 +247,8 @@ _MOST_OF_ONE = 8  # a dock has three groups of osd
 def is_known(message: Message[Properties]) -> bool:
     """Whether this osd says what the database was found to hold some seconds ago."""
     found = compared.get(message.sn, ())
-    return any(one.until > message.received_at and one.data == message.data for one in found)
+    at = message.received_at
+    return any(one.since <= at < one.until and one.data == message.data for one in found)
 
 
 def forget(sns: Iterable[str]) -> None:
@@ -263,7 +268,8 @@ def _remember(said: Iterable[_Said], held: Mapping[str, Facts]) -> None:
         told = facts | firmware
         if message.kind is Kind.OSD and told.items() <= held[message.sn].items():
             others = [one for one in compared[message.sn] if one.data != message.data]
-            new = _Compared(message.data, told, _until(message.received_at, others))
+            at = message.received_at
+            new = _Compared(message.data, told, at, _until(at, others))
             compared[message.sn] = [*others, new][-_MOST_OF_ONE:]
 
 
@@ -272,7 +278,7 @@ def _until(now: dt.datetime, others: Sequence[_Compared]) -> dt.datetime:
 
     Not all devices of a fleet are to be compared in the same second.
     """
-    running = [one.until for one in others if one.until > now]
+    running = [one.until for one in others if one.since <= now < one.until]
     return min(running, default=now + _every() * random.uniform(SOONEST, 1))  # noqa: S311
 
 

@@ -464,3 +464,16 @@ def test_what_was_not_committed_is_not_known(monkeypatch: pytest.MonkeyPatch) ->
     assert stored(dock.sn).mode_code == 0
     osd(dock.sn, {"mode_code": 4})
     assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_our_clock_was_set_back_what_a_device_repeats_is_compared_anew_once() -> None:
+    dock = make_dock()
+    groups: list[dict[str, Any]] = [{"mode_code": 4}, {"storage": {"total": 100, "used": 10}}]
+    for group in groups:
+        osd(dock.sn, group)
+    Device.objects.update(mode_code=None)  # as when it is taken for silent
+    with time_machine.travel(timezone.now() - dt.timedelta(hours=1), tick=True):
+        assert all(osd(dock.sn, group) > 0 for group in groups)
+        assert all(osd(dock.sn, group, 1) == 0 for group in groups)
+    assert stored(dock.sn).mode_code == 4

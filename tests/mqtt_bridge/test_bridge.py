@@ -1,5 +1,6 @@
 """The bridge over a real broker: what is lost when something dies, and what is not."""
 
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import DataError, OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
@@ -129,6 +131,21 @@ def test_asked_for_json_the_bridge_tells_at_its_end_what_it_did(
 
 def test_a_listening_bridge_says_so_in_the_database(bridge: Bridge) -> None:
     eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_was_set_changes_nothing_about_how_long_a_bridge_has_been_connected(
+    bridge: Bridge, hours: int
+) -> None:
+    eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+    hour = dt.timedelta(hours=1)
+    with time_machine.travel(timezone.now() + hours * hour, tick=True):
+        now = timezone.now()
+        beaten = BridgeSession.objects.filter(seen_at__range=(now - hour, now + hour))
+        eventually(beaten.exists, "a sign of life by the new time")
+        connected_since = BridgeSession.objects.get().connected_since
+        assert connected_since
+        assert now - hour < connected_since < timezone.now()
 
 
 def test_a_bridge_that_is_behind_says_since_when(
