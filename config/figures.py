@@ -127,6 +127,8 @@ def _standing(now: dt.datetime) -> Iterator[Metric]:
     yield _gauge("damaged_packages", "Packages whose file is damaged at present.", damaged)
     is_heard = BridgeSession.objects.listening_since(now) is not None
     yield _gauge("bridge_up", "Whether a bridge is connected to the broker.", is_heard)
+    away = BridgeSession.objects.away(now).count()
+    yield _gauge("bridges_away", "Bridges of a shared group that are not connected.", away)
 
 
 def _tasks() -> dict[str, int]:

@@ -34,7 +34,7 @@ class Warning(NamedTuple):  # noqa: A001  # the word people know
 
 
 def found(now: dt.datetime) -> list[Warning]:
-    """All there are at this moment; one query."""
+    """All there are at this moment; two queries at most."""
     candidates = [_bridge(now), _services(), _licence(), *_addresses()]
     return [warning for warning in candidates if warning]
 
@@ -45,11 +45,18 @@ def of_library(now: dt.datetime) -> list[Warning]:
 
 
 def _bridge(now: dt.datetime) -> Warning | None:
-    if BridgeSession.objects.listening_since(now):
+    if not BridgeSession.objects.listening_since(now):
+        return Warning(
+            "No bridge is listening to the docks: nothing is heard, and no upgrade starts.",
+            "Start python manage.py mqtt_bridge, and see that MQTT_URL is right.",
+        )
+    if not (away := BridgeSession.objects.away(now).first()):
         return None
     return Warning(
-        "No bridge is listening to the docks: nothing is heard, and no upgrade starts.",
-        "Start python manage.py mqtt_bridge, and see that MQTT_URL is right.",
+        f"Bridge {away} is away, and some of what docks say waits for it: no upgrade starts, "
+        "and no limit of time counts.",
+        "Start it again. If it is gone for good, clear its session at the broker and delete it "
+        "in the list of bridges.",
     )
 
 

@@ -73,26 +73,30 @@ Facts = dict[str, Any]
 
 watch = Watch()
 REPEATED_EVERY = dt.timedelta(seconds=5)
+# A bridge that brings osd in so late hangs: others may have heard the device since.
+LATE = dt.timedelta(seconds=10)
 SOONEST = 0.75  # of the time between two looks at a device that always says the same
 
 
 def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
     """Keeps what the messages say about their senders; a constant number of queries."""
     said = [_Said(one, _facts(one.data), _firmware(one.data)) for one in messages]
-    reports = _merged(said)
+    sns = {one.message.sn for one in said}
     # Two bridges must not overtake each other between look and write where order matters.
-    is_ordered = any(report.firmware for report in reports.values())
-    devices = _stored(reports.keys(), lock=is_ordered)
+    is_ordered = any(one.firmware for one in said)
+    devices = _stored(sns, lock=is_ordered)
+    reports = _merged(said, {device.sn: device for device in devices}, now)
     # After a jump of the clock all look as if they had been silent.
     is_even = watch.is_even(now)
     if is_even and any(_has_returned(device, reports[device.sn], now) for device in devices):
         # Before anything else is written, and for all: bridges that share a fleet which returns
         # would wait for each other's devices.
         mark_silent(now)
-        devices = _stored(reports.keys(), lock=is_ordered)
+        devices = _stored(sns, lock=is_ordered)
     changes = {device.pk: _changes(device, reports[device.sn], now) for device in devices}
     held = {d.sn: _held(d, reports[d.sn], changes[d.pk]) for d in devices}
-    transaction.on_commit(lambda: _remember(said, held))
+    # Robust: what has committed must not be brought in again.
+    transaction.on_commit(lambda: _remember(said, held), robust=True)
     rows = {pk: row for pk, row in changes.items() if row}
     # In the same statement: two of them over many devices would wait for each other's.
     for device in devices:
@@ -102,7 +106,7 @@ def record(messages: Sequence[Message[Properties]], now: dt.datetime) -> None:
 
 
 # What is compared and may be written. Rows, because objects of all columns cost three times as much.
-_READ = ("pk", "sn", "gateway_id", *_COLUMNS)
+_READ = ("pk", "sn", "gateway_id", "topology_at", "topology_seen_at", *_COLUMNS)
 _Row: Any = collections.namedtuple("_Row", list(_READ))  # type: ignore[misc]  # no literal
 
 
@@ -221,10 +225,14 @@ class _Said(NamedTuple):
 
 
 class _Compared(NamedTuple):
-    """What an osd said, and until when (by our clock) it need not be compared again."""
+    """What an osd said, and from when until when (by our clock) it need not be compared again.
+
+    Before ``since`` it does: our clock was set back.
+    """
 
     data: Properties
     told: Facts
+    since: dt.datetime
     until: dt.datetime
 
 
@@ -239,7 +247,8 @@ _MOST_OF_ONE = 8  # a dock has three groups of osd
 def is_known(message: Message[Properties]) -> bool:
     """Whether this osd says what the database was found to hold some seconds ago."""
     found = compared.get(message.sn, ())
-    return any(one.until > message.received_at and one.data == message.data for one in found)
+    at = message.received_at
+    return any(one.since <= at < one.until and one.data == message.data for one in found)
 
 
 def forget(sns: Iterable[str]) -> None:
@@ -259,7 +268,8 @@ def _remember(said: Iterable[_Said], held: Mapping[str, Facts]) -> None:
         told = facts | firmware
         if message.kind is Kind.OSD and told.items() <= held[message.sn].items():
             others = [one for one in compared[message.sn] if one.data != message.data]
-            new = _Compared(message.data, told, _until(message.received_at, others))
+            at = message.received_at
+            new = _Compared(message.data, told, at, _until(at, others))
             compared[message.sn] = [*others, new][-_MOST_OF_ONE:]
 
 
@@ -268,7 +278,7 @@ def _until(now: dt.datetime, others: Sequence[_Compared]) -> dt.datetime:
 
     Not all devices of a fleet are to be compared in the same second.
     """
-    running = [one.until for one in others if one.until > now]
+    running = [one.until for one in others if one.since <= now < one.until]
     return min(running, default=now + _every() * random.uniform(SOONEST, 1))  # noqa: S311
 
 
@@ -282,15 +292,16 @@ def _held(device: Any, report: Report, changes: Changes) -> Facts:
     return {name: changes.get(name, getattr(device, name)) for name in told}
 
 
-def _merged(said: Iterable[_Said]) -> dict[str, Report]:
+def _merged(
+    said: Iterable[_Said], devices: Mapping[str, Any], now: dt.datetime
+) -> dict[str, Report]:
     """By serial number: when last heard, the newest facts, the newest firmware properties."""
     reports: dict[str, Report] = {}
-    silence = _silence()
     for message, facts, firmware in sorted(said, key=lambda one: one.message.at):
         # The broker keeps no osd for us: whoever sends it lives, whatever its clock says.
         heard_at = message.received_at if message.kind is Kind.OSD else message.at
         report = reports.get(message.sn, Report(heard_at, {}, {}))
-        is_current = message.received_at - heard_at <= silence
+        is_current = bool(facts) and _is_current(message, heard_at, devices[message.sn], now)
         told = {name: Reported(value, message) for name, value in firmware.items()}
         reports[message.sn] = Report(
             max(heard_at, report.heard_at),
@@ -298,6 +309,19 @@ def _merged(said: Iterable[_Said]) -> dict[str, Report]:
             report.firmware | told,
         )
     return reports
+
+
+def _is_current(
+    message: Message[Properties], heard_at: dt.datetime, device: Any, now: dt.datetime
+) -> bool:
+    """Whether the facts of a message hold now: what came late, or from before a start, does not."""
+    late = now - heard_at
+    if late > _silence() or is_overtaken(message, device.topology_at, device.topology_seen_at):
+        return False
+    # Of two bridges one may hang with osd in its memory. Osd repeats itself, so that nothing is lost.
+    seen = device.last_seen_at
+    is_hanging = message.kind is Kind.OSD and late > LATE
+    return not (is_hanging and seen and seen > heard_at)
 
 
 def _facts(data: Properties) -> dict[str, Any]:

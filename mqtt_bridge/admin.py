@@ -63,7 +63,22 @@ class FailedMessageAdmin(ReadOnlyAdmin[FailedMessage]):
 @admin.register(BridgeSession)
 class BridgeSessionAdmin(ReadOnlyAdmin[BridgeSession]):
     list_display = ["client_id", "listening", "connected_since", "behind_since", "seen_at"]
+    readonly_fields = ["advice"]
 
     @admin.display(description="listening", boolean=True)
     def listening(self, session: BridgeSession) -> bool:
         return session.is_listening
+
+    @admin.display(description="what to do")
+    def advice(self, session: BridgeSession) -> str:
+        if session.is_listening:
+            return "Nothing."
+        return (
+            "Start it again. If it is gone for good, clear its session at the broker "
+            "and delete it here: with MQTT_SHARED_GROUP all others wait for it."
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """One that is gone for good; one that listens would be here again at once."""
+        may = request.user.has_perm("mqtt_bridge.delete_bridgesession")
+        return may and not (obj and obj.is_listening)

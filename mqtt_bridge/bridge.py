@@ -16,6 +16,7 @@ from mqtt_bridge import envelope, pipeline, router, topics
 from mqtt_bridge.client import Listener
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.moments import Moment
 from mqtt_bridge.pipeline import Read
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ def _is_gone(process: str) -> bool:
     return False
 
 
+def _at(moment: Moment | None) -> dt.datetime | None:
+    return moment.at() if moment else None
+
+
 class Bridge:
     """One process between broker and database; ends after ``stop``."""
 
@@ -66,7 +71,7 @@ class Bridge:
         self._ending = threading.Event()
         self._beaten = 0.0
         self._said: tuple[object, ...] = ()
-        self._behind_since: dt.datetime | None = None
+        self._behind_since: Moment | None = None
         self.messages = self.batches = 0
 
     @property
@@ -111,7 +116,7 @@ class Bridge:
         if sum(1 for read in batch if read.received.qos) < MANY:
             self._behind_since = None
         elif self._behind_since is None:
-            self._behind_since = batch[0].received.received_at
+            self._behind_since = Moment(batch[0].received.received_at)
 
     def _work(self, batch: Sequence[Read]) -> None:
         started = time.monotonic()
@@ -142,8 +147,8 @@ class Bridge:
         close_old_connections()
         values = {
             "seen_at": timezone.now(),
-            "connected_since": self._listener.connected_since,
-            "behind_since": self._behind_since,
+            "connected_since": _at(self._listener.connected_since),
+            "behind_since": _at(self._behind_since),
             "process": _this_process(),
         }
         try:

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import datetime as dt
 import enum
 import logging
 import random
@@ -25,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from mqtt_bridge import metrics
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.line import Context, Line, Received
+from mqtt_bridge.moments import Moment
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Connection:
         self._clean = clean
         self._five = settings.MQTT_VERSION == "5"
         self._client = self._build(client_id)
-        self.connected_since: dt.datetime | None = None
+        self.connected_since: Moment | None = None
         self.refusal = ""
         self._changed = threading.Condition()
         self._said: object = None
@@ -130,7 +130,7 @@ class _Connection:
     def _mark_connected(self) -> None:
         self._say(logging.INFO, "connected to")
         with self._changed:
-            self.connected_since = timezone.now()
+            self.connected_since = Moment(timezone.now())
             self._changed.notify_all()
 
     def _on_disconnect(

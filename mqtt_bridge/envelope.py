@@ -248,10 +248,17 @@ def _bare(kind: Any) -> Any:
 
 
 def _unknown(raw: bytes, kind: type) -> tuple[str, ...]:
-    """The keys that no document names, where ``data`` says which do; a payload's index is none."""
+    """The keys that no document names, where ``data`` says which do; a payload's index is none.
+
+    Reading a message passes by keys that it does not know, whatever bytes they have; here they are
+    read, and if they are no text nothing is told.
+    """
     if not issubclass(kind, Data) or not raw.startswith(b"{"):
         return ()
-    keys = _decoder(dict[str, msgspec.Raw]).decode(raw).keys() - _known(kind)
+    try:
+        keys = _decoder(dict[str, msgspec.Raw]).decode(raw).keys() - _known(kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ()
     return tuple(key for key in keys if not key[:1].isdigit())
 
 

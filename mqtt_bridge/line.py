@@ -110,7 +110,8 @@ class Line:
         self._is_five = is_five
         self._deliver = deliver
         self._acknowledged = acknowledged
-        self._rest = b""  # read, and the packet is not whole yet
+        self._pieces: list[bytes] = []  # read, and the packet is not whole yet
+        self._missing = 0  # bytes of it, as far as its length is known
         self._others = bytearray()  # packets for paho
         self._packet = threading.Lock()  # held for a whole packet
         self._call = threading.Lock()  # OpenSSL takes one call at a time
@@ -130,7 +131,10 @@ class Line:
                 chunk = self._inner.recv(CHUNK)
             if not chunk:
                 return b""
-            self._take_apart(self._rest + chunk)
+            if self._pieces:
+                self._add(chunk)
+            else:
+                self._take_apart(chunk)
         if not self._others:
             raise BlockingIOError
         taken = bytes(self._others[:most])
@@ -216,6 +220,17 @@ class Line:
             with contextlib.suppress(OSError):
                 self._inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
+    def _add(self, chunk: bytes) -> None:
+        """More of a packet that is not whole yet.
+
+        A large one is put together once, at its end: with each chunk it would hold up all others.
+        """
+        self._pieces.append(chunk)
+        self._missing -= len(chunk)
+        if self._missing <= 0:
+            raw, self._pieces = b"".join(self._pieces), []
+            self._take_apart(raw)
+
     def _take_apart(self, raw: bytes) -> None:
         """Delivers the packets that are whole and ours, and keeps the others for paho."""
         start, found, now = 0, [], timezone.now()
@@ -231,7 +246,8 @@ class Line:
             else:
                 self._others += raw[start:end]
             start = end
-        self._rest = raw[start:]
+        if start < len(raw):
+            self._pieces, self._missing = [raw[start:]], _missing(raw, start)
         if found:
             self._deliver(self, found)
         if answers and self._acknowledged:
@@ -262,6 +278,12 @@ def _bounds(raw: bytes, start: int) -> tuple[int, int] | None:
         return None
     body, size = found
     return (body, body + size) if body + size <= len(raw) else None
+
+
+def _missing(raw: bytes, start: int) -> int:
+    """How many bytes a packet that has not come whole lacks; 0 while its length is not known."""
+    found = _length(raw, start + 1, len(raw))
+    return sum(found) - len(raw) if found else 0
 
 
 def _written(number: int) -> bytes:

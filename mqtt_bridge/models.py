@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
@@ -63,15 +64,32 @@ class Heard(NamedTuple):
 
 class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
     def heard(self, now: dt.datetime) -> Heard | None:
-        """Since when and until when we know what the docks say; None while nobody listens."""
-        ends = {"since": models.Min("connected_since"), "until": models.Min("behind_since")}
+        """Since when and until when we know what the docks say; None while we do not hear it all.
+
+        Bridges that share a group hear all of it together, so the one that came last counts.
+        """
+        if self.away(now).exists():
+            return None
+        since = models.Max if settings.MQTT_SHARED_GROUP else models.Min
+        ends = {"since": since("connected_since"), "until": models.Min("behind_since")}
         found = self.listening(now).aggregate(**ends)
         return Heard(found["since"], found["until"] or now) if found["since"] else None
 
+    def away(self, now: dt.datetime) -> "BridgeSessionQuerySet":
+        """Of bridges that share a group those that do not listen: part of what docks say waits for them.
+
+        So it is until the broker has forgotten them, or somebody has removed them here.
+        """
+        if not settings.MQTT_SHARED_GROUP:
+            return self.none()
+        known = self.filter(seen_at__gt=now - BridgeSession.REMEMBERED)
+        return known.exclude(pk__in=self.listening(now).values("pk"))
+
     def listening_since(self, now: dt.datetime) -> dt.datetime | None:
-        """Since when a bridge has been connected without a break; None while nobody listens."""
-        heard = self.heard(now)
-        return heard.since if heard else None
+        """Since when a bridge has been connected without a break; None while none is."""
+        found = self.listening(now).aggregate(since=models.Min("connected_since"))
+        since: dt.datetime | None = found["since"]
+        return since
 
     def listening(self, now: dt.datetime) -> "BridgeSessionQuerySet":
         """Those that are alive and connected."""
@@ -83,6 +101,7 @@ class BridgeSession(models.Model):
 
     BEAT = dt.timedelta(seconds=2)
     SILENCE = dt.timedelta(seconds=15)
+    REMEMBERED = dt.timedelta(days=7)  # by the broker, see deploy.md
 
     client_id = models.CharField(max_length=200, unique=True)
     process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")

@@ -116,7 +116,10 @@ def _bring_in(batch: Sequence[Read]) -> list[Reply]:
         replies = [reply for route, messages in plan.items() for reply in route.handler(messages)]
         if unreadable:
             FailedMessage.objects.keep(unreadable)
-    _count(plan, unreadable)
+    try:
+        _count(plan, unreadable)
+    except Exception:  # what has committed must not be brought in again
+        logger.exception("a batch of %d was brought in and could not be counted", len(batch))
     return replies
 
 

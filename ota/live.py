@@ -41,7 +41,8 @@ def announce(tasks: Iterable[tuple[int, int]]) -> None:
     """Tells, once the transaction has committed, that tasks changed; ``(rollout id, task id)``."""
     pairs = list(tasks)
     if pairs:
-        transaction.on_commit(lambda: _gather(pairs))
+        # Robust: what has committed must not be done again because nobody could be told.
+        transaction.on_commit(lambda: _gather(pairs), robust=True)
 
 
 def _gather(pairs: Iterable[tuple[int, int]]) -> None:

@@ -111,13 +111,17 @@ NAMED = 5000
 
 
 class Situation:
-    """What the answers for some docks, or for all, and for what is behind them share; six queries."""
+    """What the answers for some docks, or for all, and for what is behind them share; six queries.
+
+    One more while no bridge listens, or not all that share the messages do.
+    """
 
     def __init__(self, now: dt.datetime, docks: Collection[int] | None = None) -> None:
         among = None if docks is None or len(docks) > NAMED else docks
         self.now = now
         self.library = Library()
         self.heard = BridgeSession.objects.heard(now)
+        self.away = BridgeSession.objects.away(now).first() if self.heard is None else None
         foreign = ForeignUpgrade.objects.filter(_among("gateway", among), finished_at=None)
         self.foreign = set(foreign.values_list("gateway_id", flat=True))
         opened = UpgradeTask.objects.open().filter(_among("gateway", among)).order_by()
@@ -289,7 +293,10 @@ def blockers(
 
 
 def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
-    if situation.heard is None:
+    if situation.away:
+        text = f"bridge {situation.away} is away, and some of what docks say waits for it"
+        yield Reason("bridge_down", f"{text}: start it again or remove it")
+    elif situation.heard is None:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
     settled = gateway.settled_at(settings.SETTLE_TIME)
     if not gateway.is_online or telemetry.is_silent(gateway.last_seen_at, situation.now):

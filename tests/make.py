@@ -160,14 +160,15 @@ def make_target(
     )
 
 
-def make_listening() -> BridgeSession:
+def make_listening(**fields: Any) -> BridgeSession:
     """A bridge that has been listening for an hour."""
     now = timezone.now()
-    return BridgeSession.objects.create(
-        client_id=f"bridge-{next(_numbers)}",
-        seen_at=now,
-        connected_since=now - dt.timedelta(hours=1),
-    )
+    values = {
+        "client_id": f"bridge-{next(_numbers)}",
+        "seen_at": now,
+        "connected_since": now - dt.timedelta(hours=1),
+    }
+    return BridgeSession.objects.create(**values | fields)
 
 
 def envelope(data: Any, method: str = "", **fields: Any) -> dict[str, Any]:

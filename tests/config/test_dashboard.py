@@ -170,6 +170,17 @@ def test_a_bridge_that_listens_is_not_missing(viewer: Client) -> None:
     assert "No bridge" not in warnings_of(viewer)
 
 
+def test_a_bridge_that_is_away_is_named_where_others_listen(
+    viewer: Client, settings: Settings
+) -> None:
+    make_listening()
+    gone = make_listening(connected_since=None)
+    assert gone.client_id not in warnings_of(viewer)
+    settings.MQTT_SHARED_GROUP = "fleet"
+    assert f"Bridge {gone.client_id} is away" in warnings_of(viewer)
+    assert "No bridge" not in warnings_of(viewer)
+
+
 @pytest.mark.parametrize(("licence", "answers", "is_told"), [
     ("", True, True), ("licence", True, False), ("", False, False),
 ])  # fmt: skip

@@ -214,6 +214,18 @@ def test_a_bridge_that_listens_is_up(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("redis_server")
+def test_a_bridge_that_is_away_is_counted_beside_the_one_that_is_up(
+    client: Client, settings: Settings
+) -> None:
+    settings.MQTT_SHARED_GROUP = "fleet"
+    make_listening()
+    assert figures(client)["fleet_ota_bridges_away", ""] == 0
+    make_listening(connected_since=None)
+    found = figures(client)
+    assert (found["fleet_ota_bridge_up", ""], found["fleet_ota_bridges_away", ""]) == (1, 1)
+
+
+@pytest.mark.usefixtures("redis_server")
 def test_every_figure_says_what_it_means(client: Client) -> None:
     metrics.count("commands", outcome="confirmed")
     metrics.flush()

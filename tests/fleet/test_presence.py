@@ -280,6 +280,29 @@ def test_a_dock_that_starts_has_to_report_its_state_anew() -> None:
     assert (device.mode_code, device.drone_in_dock) == (None, None)
 
 
+@pytest.mark.parametrize("kind", ["osd", "state"])
+def test_what_a_dock_said_right_before_its_start_does_not_count_after_it(kind: str) -> None:
+    dock = make_dock()
+    before = said(dock.sn, {"mode_code": 0, "drone_in_dock": 1}, kind, seconds_ago=1)
+    pipeline.process([before, told(dock.sn, seconds_ago=0.5)])
+    device = stored(dock.sn)
+    assert (device.mode_code, device.drone_in_dock) == (None, None)
+    pipeline.process([said(dock.sn, {"mode_code": 1}, kind)])
+    assert stored(dock.sn).mode_code == 1
+
+
+def test_what_a_dock_says_right_after_its_start_counts_in_the_same_batch() -> None:
+    dock = make_dock()
+    after = said(dock.sn, {"mode_code": 1}, "osd", seconds_ago=0.5)
+    pipeline.process([told(dock.sn, seconds_ago=1), after])
+    assert stored(dock.sn).mode_code == 1
+
+
+def said(sn: str, data: dict[str, Any], kind: str, seconds_ago: float = 0) -> Read:
+    at = int((timezone.now().timestamp() - seconds_ago) * 1000)
+    return received(f"thing/product/{sn}/{kind}", envelope(data, timestamp=at))
+
+
 def test_a_dock_has_one_aircraft_whatever_it_says() -> None:
     topology("DOCK1", "AIR1", "AIR2")
     assert [d.sn for d in Device.objects.filter(gateway__sn="DOCK1")] == ["AIR1"]

@@ -333,6 +333,42 @@ def test_a_clock_that_stepped_back_does_not_hide_a_new_version() -> None:
     assert stored(dock.sn).firmware_version == NEW
 
 
+def osd_of_another_bridge(sn: str, data: dict[str, Any], seconds_ago: float) -> None:
+    """It arrived so long ago and is brought in only now."""
+    at = timezone.now() - dt.timedelta(seconds=seconds_ago)
+    message = envelope(data, timestamp=int(at.timestamp() * 1000))
+    pipeline.process([received(f"thing/product/{sn}/osd", message, qos=0, received_at=at)])
+
+
+@pytest.mark.parametrize("seconds", [20, 50, 300])
+def test_what_a_bridge_that_hung_brings_in_late_does_not_undo_what_another_one_took_in(
+    seconds: float,
+) -> None:
+    dock = make_dock(mode_code=4, last_seen_at=timezone.now())
+    osd_of_another_bridge(dock.sn, {"mode_code": 0}, seconds)
+    assert stored(dock.sn).mode_code == 4
+
+
+def test_what_is_brought_in_late_counts_where_the_device_was_not_heard_since() -> None:
+    dock = make_dock(mode_code=0, last_seen_at=timezone.now() - dt.timedelta(seconds=25))
+    osd_of_another_bridge(dock.sn, {"mode_code": 4}, 20)
+    assert stored(dock.sn).mode_code == 4
+
+
+def test_what_is_brought_in_after_a_minute_says_nothing_about_now() -> None:
+    """As after an outage of the database, before which the device was marked as offline."""
+    long_ago = timezone.now() - dt.timedelta(seconds=90)
+    dock = make_dock(mode_code=None, last_seen_at=long_ago, presence="offline")
+    osd_of_another_bridge(dock.sn, {"mode_code": 0}, 80)
+    assert stored(dock.sn).mode_code is None
+
+
+def test_between_two_bridges_seconds_do_not_matter() -> None:
+    dock = make_dock(mode_code=4, last_seen_at=timezone.now())
+    osd_of_another_bridge(dock.sn, {"mode_code": 0}, 2)
+    assert stored(dock.sn).mode_code == 0
+
+
 # What repeats itself.
 
 
@@ -427,4 +463,17 @@ def test_what_was_not_committed_is_not_known(monkeypatch: pytest.MonkeyPatch) ->
         osd(dock.sn, {"mode_code": 4})
     assert stored(dock.sn).mode_code == 0
     osd(dock.sn, {"mode_code": 4})
+    assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_after_our_clock_was_set_back_what_a_device_repeats_is_compared_anew_once() -> None:
+    dock = make_dock()
+    groups: list[dict[str, Any]] = [{"mode_code": 4}, {"storage": {"total": 100, "used": 10}}]
+    for group in groups:
+        osd(dock.sn, group)
+    Device.objects.update(mode_code=None)  # as when it is taken for silent
+    with time_machine.travel(timezone.now() - dt.timedelta(hours=1), tick=True):
+        assert all(osd(dock.sn, group) > 0 for group in groups)
+        assert all(osd(dock.sn, group, 1) == 0 for group in groups)
     assert stored(dock.sn).mode_code == 4

@@ -1,5 +1,6 @@
 """The bridge over a real broker: what is lost when something dies, and what is not."""
 
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import DataError, OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from fleet import telemetry
 from fleet.models import Device
 from mqtt_bridge import envelope as envelopes
-from mqtt_bridge import pipeline
+from mqtt_bridge import pipeline, router
 from mqtt_bridge.bridge import Bridge
 from mqtt_bridge.envelope import Reply
 from mqtt_bridge.models import BridgeSession, FailedMessage
@@ -128,6 +131,21 @@ def test_asked_for_json_the_bridge_tells_at_its_end_what_it_did(
 
 def test_a_listening_bridge_says_so_in_the_database(bridge: Bridge) -> None:
     eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_was_set_changes_nothing_about_how_long_a_bridge_has_been_connected(
+    bridge: Bridge, hours: int
+) -> None:
+    eventually(lambda: BridgeSession.objects.listening_since(timezone.now()), "the sign of life")
+    hour = dt.timedelta(hours=1)
+    with time_machine.travel(timezone.now() + hours * hour, tick=True):
+        now = timezone.now()
+        beaten = BridgeSession.objects.filter(seen_at__range=(now - hour, now + hour))
+        eventually(beaten.exists, "a sign of life by the new time")
+        connected_since = BridgeSession.objects.get().connected_since
+        assert connected_since
+        assert now - hour < connected_since < timezone.now()
 
 
 def test_a_bridge_that_is_behind_says_since_when(
@@ -251,6 +269,57 @@ def test_one_message_that_the_database_refuses_harms_only_itself(
     failed = FailedMessage.objects.get()
     assert (failed.topic, "DataError" in failed.reason) == ("thing/product/BAD1/osd", True)
     assert failed.tid
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages went into each transaction."""
+    router.discover()
+    sizes: list[int] = []
+    work = pipeline._bring_in
+
+    def note(batch: Sequence[Read]) -> list[Reply]:
+        sizes.append(len(batch))
+        return work(batch)
+
+    monkeypatch.setattr(pipeline, "_bring_in", note)
+    return sizes
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("key", [b"\xff", b"a\xc3"], ids=repr)
+def test_a_key_that_is_no_text_costs_no_message_a_second_transaction(
+    key: bytes, batches: list[int]
+) -> None:
+    docks = [make_dock(mode_code=4) for _ in range(5)]
+    bad = b'{"need_reply":1,"method":"hms","data":{"' + key + b'":1,"mode_code":0}}'
+    batch = [received(f"thing/product/{docks[0].sn}/{kind}", bad) for kind in ("state", "events")]
+    batch += [osd(dock.sn) for dock in docks[1:]]
+    replies = pipeline.process(batch)
+    assert batches == [6]
+    assert [reply.data for reply in replies] == [{"result": 0}]
+    assert Device.objects.get(pk=docks[0].pk).mode_code == 0
+    assert not FailedMessage.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "place", [(telemetry, "_remember"), (pipeline, "_count")], ids=["memory", "count"]
+)
+def test_what_fails_after_the_commit_is_logged_and_brings_no_batch_in_again(
+    place: tuple[Any, str],
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(*place, fail)
+    pipeline.process([osd(make_dock().sn), osd(make_dock().sn)])
+    assert batches == [2]
+    assert not FailedMessage.objects.exists()
+    assert "a fault of ours" in caplog.text
 
 
 @pytest.mark.django_db

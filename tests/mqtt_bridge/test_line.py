@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -85,6 +85,46 @@ def test_a_message_that_comes_in_pieces_is_delivered_once_it_is_whole(ends: Ends
         assert read(ends.line) == b""
         assert bool(ends.delivered) is (place == len(packet) - 1)
     assert ends.delivered[0][0].payload == b"x" * 300
+
+
+class Trickle:
+    """A socket on which few bytes come at a time."""
+
+    def __init__(self, packets: bytes) -> None:
+        self._rest = memoryview(packets)
+
+    def recv(self, most: int) -> bytes:
+        if not self._rest:
+            raise BlockingIOError
+        came, self._rest = bytes(self._rest[:1000]), self._rest[1000:]
+        return came
+
+
+# Copied anew with each of its pieces this message would take minutes.
+@pytest.mark.timeout(60)
+def test_a_large_message_in_many_pieces_holds_up_nobody() -> None:
+    found: list[Received] = []
+    packets = publish(b"x" * 50_000_000) + publish(b"after it")
+    inner = cast("socket.socket", Trickle(packets))
+    line = Line(inner, is_five=False, deliver=lambda _, received: found.extend(received))
+    while len(found) < 2:
+        read(line)
+    assert [len(message.payload) for message in found] == [50_000_000, 8]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 30_000])  # the first three end within its length
+def test_what_came_around_a_large_message_in_pieces_is_delivered_too(
+    place: int, ends: Ends
+) -> None:
+    small, large = publish(b"one"), publish(b"x" * 60_000)
+    ends.broker.sendall(small + large[:place])
+    assert read(ends.line) == b""
+    ends.broker.sendall(large[place:] + SUBACK + small[:3])
+    assert read(ends.line) == SUBACK
+    ends.broker.sendall(small[3:])
+    read(ends.line)
+    sizes = [[len(message.payload) for message in found] for found in ends.delivered]
+    assert sizes == [[3], [60_000], [3]]
 
 
 def test_without_qos_there_is_no_number(ends: Ends) -> None:

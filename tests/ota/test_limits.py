@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession
@@ -258,3 +259,68 @@ def test_right_after_a_break_of_the_bridge_nothing_is_judged(
     BridgeSession.objects.update(connected_since=later - dt.timedelta(seconds=30))
     after(91 * 60)
     assert status(task) == TaskStatus.IN_PROGRESS
+
+
+# Several bridges that share the messages: what docks say waits for the one that is away.
+
+
+@pytest.fixture
+def shared(settings: Settings, after: Callable[[float], None]) -> Callable[[float], None]:
+    """As ``after``, and the bridge that listens shares the messages with others."""
+    settings.MQTT_SHARED_GROUP = "fleet"
+    return after
+
+
+def away(seconds: float, **fields: Any) -> BridgeSession:
+    """A bridge that was last seen so many seconds ago."""
+    return make_listening(seen_at=timezone.now() - dt.timedelta(seconds=seconds), **fields)
+
+
+def test_while_one_of_several_bridges_is_away_nothing_ends(shared: Callable[[float], None]) -> None:
+    task = unanswered()
+    away(60)
+    shared(31)
+    assert status(task) == TaskStatus.SENT
+
+
+def test_an_upgrade_whose_proof_may_wait_for_a_stopped_bridge_does_not_fail(
+    shared: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.VERIFYING, device_ok_at=timezone.now())
+    away(0, connected_since=None)
+    shared(16 * 60)
+    assert status(task) == TaskStatus.VERIFYING
+
+
+def test_a_bridge_that_is_back_first_brings_in_what_waited_for_it(
+    shared: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.VERIFYING, device_ok_at=timezone.now())
+    later = timezone.now() + dt.timedelta(minutes=16)
+    back = make_listening(seen_at=later, connected_since=later - dt.timedelta(seconds=1))
+    shared(16 * 60)
+    assert status(task) == TaskStatus.VERIFYING
+    BridgeSession.objects.filter(pk=back.pk).update(connected_since=later - dt.timedelta(minutes=2))
+    shared(16 * 60)
+    assert status(task) == TaskStatus.FAILED
+
+
+@pytest.mark.parametrize("is_removed", [True, False], ids=["removed", "forgotten by the broker"])
+def test_a_bridge_that_is_gone_for_good_keeps_nobody_waiting(
+    is_removed: bool, shared: Callable[[float], None]
+) -> None:
+    task = unanswered()
+    gone = away(60 if is_removed else 8 * 24 * 3600)
+    if is_removed:
+        gone.delete()
+    shared(31)
+    assert status(task) == TaskStatus.PENDING
+
+
+def test_bridges_that_each_hear_everything_do_not_wait_for_each_other(
+    after: Callable[[float], None],
+) -> None:
+    task = unanswered()
+    away(60)
+    after(31)
+    assert status(task) == TaskStatus.PENDING

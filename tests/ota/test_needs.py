@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
 from fleet.models import Device, DeviceModel
 from ota import needs
@@ -197,6 +198,18 @@ def test_nothing_goes_while_nobody_listens() -> None:
     dock = make_dock(last_seen_at=later)
     answer = needs.assess(Device.objects.filter(pk=dock.pk), later)[0]
     assert [reason.code for reason in answer.blockers] == ["bridge_down"]
+
+
+def test_nothing_goes_while_one_of_several_bridges_is_away(settings: Settings) -> None:
+    settings.MQTT_SHARED_GROUP = "fleet"
+    make_package()
+    dock = make_dock()
+    other = make_listening(connected_since=None)
+    assert codes(dock) == ["bridge_down"]
+    (reason,) = assess(dock).blockers
+    assert other.client_id in reason.text
+    other.delete()
+    assert codes(dock) == []
 
 
 def excluded(device: Device, **options: Any) -> str | None:
