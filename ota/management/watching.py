@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fleet.counts import count
 from fleet.terminal import table, visible, wrong_call
 from ota import rollouts, status
 from ota.models import Rollout
@@ -116,8 +117,8 @@ def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
 def summary(found: dict[str, int], *, with_bar: bool = False) -> RenderableType:
     """How many tasks have each status, as ``5 tasks: 3 ok, 2 pending``."""
     total, ended = sum(found.values()), sum(found[each] for each in TERMINAL)
-    parts = ", ".join(f"{count} {name}" for name, count in found.items() if count)
-    text = Text(f"{total} {'task' if total == 1 else 'tasks'}: {parts}")
+    parts = ", ".join(f"{number:,} {name}" for name, number in found.items() if number)
+    text = Text(f"{count(total, 'task')}: {parts}")
     if not with_bar:
         return text
     grid = Table.grid(padding=(0, 1))

@@ -59,7 +59,7 @@ def _change(package: FirmwarePackage) -> str:
     """How the file differs from what was checked; empty if it does not."""
     stat = storage.stat(str(package.file.name))
     if stat.size != package.size:
-        return f"its file has {stat.size} bytes, not {package.size}"
+        return f"its file has {stat.size:,} bytes, not {package.size:,}"
     if package.stamp and stat.stamp != package.stamp:
         return "its file was touched"
     return ""
