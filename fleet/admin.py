@@ -38,6 +38,8 @@ else:
     # Untyped; their classes extend Django's.
     from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 
+LISTED = 50  # of the devices that would be adopted
+
 PRESENCE_COLOURS = {
     Device.Presence.ONLINE: "success",
     Device.Presence.OFFLINE: "warning",
@@ -272,15 +274,17 @@ class DeviceAdmin(ListAdmin[Device]):
         if form.is_valid():
             return self._adopt(request, devices, form.cleaned_data["organization"])
         unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
+        number = unclaimed.count()
         context = {
             **self.admin_site.each_context(request),
             "title": "Adopt into organization",
             "model_admin": self,  # for the way back in the header
             "form": form,
             "chosen": chosen,
-            "unclaimed": unclaimed.count(),
+            "unclaimed": number,
             "claimed": devices.exclude(organization=None).count(),
-            "shown": unclaimed.select_related("model")[:50],
+            "shown": unclaimed.select_related("model")[:LISTED],
+            "more": max(0, number - LISTED),
         }
         return TemplateResponse(request, "admin/fleet/device/adopt.html", context)
 
