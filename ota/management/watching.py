@@ -1,6 +1,5 @@
 """Shows rollouts, and follows one to its end: live on a terminal, silent elsewhere."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from fleet.terminal import table, visible, wrong_call
 from ota import rollouts, status
 from ota.models import Rollout
 from ota.states import IN_FLIGHT, TERMINAL
-
-logger = logging.getLogger(__name__)
 
 PAUSE = 0.5  # s between two looks
 MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
