@@ -52,8 +52,8 @@ _DAMAGE = (
 class PackageRefused(ValueError):
     """A file that cannot become a package; the message says what, which file, and what to do.
 
-    ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models`` or
-    ``minimum_version``.
+    ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models``,
+    ``minimum_version`` or ``notes``.
     """
 
     def __init__(self, message: str, field: str = "file") -> None:
