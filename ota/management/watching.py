@@ -132,10 +132,7 @@ def waves_table(waves: list[status.Document]) -> Table:
                 wave["number"],
                 wave["title"],
                 wave["opened_at"] or "not yet",
-                wave["tasks"],
-                wave["finished"],
-                wave["proven"],
-                wave["failed"],
+                *(f"{wave[name]:,}" for name in ("tasks", "finished", "proven", "failed")),
                 f"{wave['gate']} %",
             )
             for wave in waves

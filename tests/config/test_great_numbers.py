@@ -17,6 +17,7 @@ from fleet.models import Device
 from ota import downloads, terms
 from ota.admin.rollouts import bar
 from ota.management import watching
+from ota.management.launching import plan_shown
 from ota.models import Download, FirmwarePackage, PackageEvent
 from ota.notices.shared import ended
 from ota.states import TaskStatus
@@ -90,6 +91,19 @@ def test_how_tasks_ended_has_separators() -> None:
 def test_the_numbers_of_upgrade_status_have_separators() -> None:
     told = str(watching.summary(Counter(ok=1200, failed=34)))
     assert told == "1,234 tasks: 1,200 ok, 34 failed"
+
+
+def test_the_waves_of_a_rollout_have_separators_in_a_terminal() -> None:
+    wave = {"number": 1, "title": "", "opened_at": None, "gate": 95}
+    wave |= {"tasks": 1400, "finished": 1300, "proven": 1200, "failed": 1100}
+    assert cells(watching.waves_table([wave]))[3:7] == ["1,400", "1,300", "1,200", "1,100"]
+    waves = [{"number": number, "title": "", "docks": 1500} for number in (1, 2)]
+    (planned,) = plan_shown({"waves": waves, "tasks": [], "excluded": []})
+    assert cells(planned) == ["1", "2", "", "", "1,500", "1,500"]
+
+
+def cells(table: Any) -> list[str]:
+    return [str(cell) for column in table.columns for cell in column.cells]
 
 
 def test_the_bar_of_a_rollout_tells_its_numbers_with_separators() -> None:
