@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks import ground, machine, results, rows, watching
 from benchmarks.results import Result, Size
-from demo import checks, ports
+from demo import checks, commands, ports
 from fleet.models import Device
 from mqtt_bridge import bulk
 from ota import live, rollouts
@@ -198,8 +198,7 @@ def everything(path: Path, database: str) -> Iterator[tuple[Running, Running]]:
 
 def daphne(processes: Processes, application: str) -> Running:
     port = ports.free()
-    command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port)]
-    command += ["--websocket_connect_timeout", "30", application]
+    command = commands.web(port, application)
     address = f"http://{ports.HOST}:{port}/healthz"
     values = {"PORT": str(port)}
     return processes.start("daphne", command, lambda _: checks.http_answers(address), values)

@@ -25,7 +25,7 @@ from rich.console import Console
 from benchmarks import docks, ground, machine, results
 from benchmarks.docks import Job, Outcome
 from benchmarks.results import Result, Size
-from demo import checks, ports
+from demo import ports
 from ota import delivery
 from ota.models import Download, FirmwarePackage
 from ota.states import TaskStatus
@@ -110,7 +110,7 @@ def everything(size: int, clients: int) -> Iterator[Place]:
         settings.FIRMWARE_URL = f"http://{ports.HOST}:{processes.firmware_port}"
         urls = [delivery_url(url) for url in urls]
         try:
-            firmware = start(processes)
+            firmware = processes.firmware()
             yield Place(package, content, urls, f"{nginx.url}/{package.file.name}", firmware)
         finally:
             connections.close_all()
@@ -134,15 +134,6 @@ def _environment(path: Path, redis_url: str) -> dict[str, str]:
         "FIRMWARE_BYTES_PER_SECOND": str(10**9),
         "FIRMWARE_DOWNLOADS": "1000",
     }
-
-
-def start(processes: Processes) -> Running:
-    """As it is deployed: without a log of requests."""
-    port = processes.firmware_port
-    command = [sys.executable, "-m", "uvicorn", "config.firmware:application", "--no-access-log"]
-    command += ["--host", ports.HOST, "--port", str(port)]
-    address = f"http://{ports.HOST}:{port}/healthz"
-    return processes.start("firmware", command, lambda _: checks.http_answers(address))
 
 
 def make_file(path: Path, size: int) -> tuple[FirmwarePackage, Path]:

@@ -1,7 +1,6 @@
 """A file on its way to a dock: piece by piece, at the pace of the dock and of the limits."""
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from config.pace import Throttle
 from config.ranges import Body, Part
-
-logger = logging.getLogger(__name__)
 
 PIECE = 256 * 1024  # bytes
 # A dock that takes nothing for so long is gone, whatever its connection says.
@@ -24,8 +21,7 @@ class FileAnswer:
     """Answers with parts of a file.
 
     ``taken`` is told how many bytes the dock's connection took and up to where in the file that
-    leads, and ``ended`` when it is over, however it ends. A piece counts once the next one may
-    follow: until then it waits in our own memory.
+    leads. A piece counts once the next one may follow: until then it waits in our own memory.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from config.env import without_password
-from demo import broker, checks, ports
+from demo import broker, checks, commands, ports
 from demo.supervisor import Answers, Part
 
 FAULTS = ("busy", "offline", "low-battery", "consistency")
@@ -90,44 +90,32 @@ def given_mqtt() -> Part:
 
 
 def web(port: int) -> Part:
-    command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(port)]
-    command += ["--websocket_connect_timeout", "30", "-v", "0"]
-    return _http("web", port, [*command, "config.asgi:application"])
+    return _http("web", port, commands.web(port))
 
 
 def firmware(port: int) -> Part:
-    # A link opens the package to whoever has it: it belongs in no log.
-    command = [sys.executable, "-m", "uvicorn", "config.firmware:application", "--no-access-log"]
-    return _http("firmware", port, [*command, "--host", ports.HOST, "--port", str(port)])
+    return _http("firmware", port, commands.firmware(port))
 
 
 def worker() -> Part:
-    return Part("worker", "-", _says("ready."), [*_celery("worker"), "--concurrency", "2"])
+    return Part("worker", "-", _says("ready."), commands.worker())
 
 
 def beat() -> Part:
-    return Part("beat", "-", _says("beat: Starting"), _celery("beat"))
+    return Part("beat", "-", _says("beat: Starting"), commands.beat())
 
 
 def bridge() -> Part:
-    return Part("bridge", "-", _says("connected to"), _manage("mqtt_bridge"))
+    return Part("bridge", "-", _says("connected to"), commands.bridge())
 
 
 def simulator(folder: Path, docks: Docks) -> Part:
-    command = _manage("simulate_docks", "--docks", str(docks.number), "--speed", f"{docks.speed:g}")
+    options = ["--docks", str(docks.number), "--speed", f"{docks.speed:g}"]
     for fault in FAULTS[: docks.number]:
-        command += ["--fault", f"{fault}=1"]
-    command += ["--organization", docks.organization, "--state", str(folder / "simulator.json")]
-    address = f"{docks.number} docks"
+        options += ["--fault", f"{fault}=1"]
+    options += ["--organization", docks.organization, "--state", str(folder / "simulator.json")]
+    command, address = commands.simulator(*options), f"{docks.number} docks"
     return Part("simulator", address, _says("online"), command, {CODE_VARIABLE: docks.code})
-
-
-def _manage(*words: str) -> list[str]:
-    return [sys.executable, "manage.py", *words]
-
-
-def _celery(role: str) -> list[str]:
-    return [sys.executable, "-m", "celery", "-A", "config", role, "--loglevel", "INFO"]
 
 
 def _http(name: str, port: int, command: list[str]) -> Part:

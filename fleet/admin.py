@@ -21,6 +21,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdo
 from unfold.decorators import action
 
 from fleet import binding, words
+from fleet.counts import count
 from fleet.forms import AdoptForm, DeviceForm, SiteForm
 from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 else:
     # Untyped; their classes extend Django's.
     from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+
+LISTED = 50  # of the devices that would be adopted
 
 PRESENCE_COLOURS = {
     Device.Presence.ONLINE: "success",
@@ -69,14 +72,14 @@ class OrganizationAdmin(ListAdmin[Organization]):
         counts = (
             Device.objects.filter(organization=OuterRef("pk")).order_by().values("organization")
         )
-        count = Subquery(counts.values(count=Count("*")), output_field=IntegerField())
-        return super().get_queryset(request).annotate(device_count=Coalesce(count, 0))
+        number = Subquery(counts.values(number=Count("*")), output_field=IntegerField())
+        return super().get_queryset(request).annotate(device_count=Coalesce(number, 0))
 
     @admin.display(description="devices", ordering="device_count")
     def devices(self, organization: Organization) -> SafeString:
         url = reverse("admin:fleet_device_changelist")
-        count = organization.device_count  # type: ignore[attr-defined]  # annotated above
-        return link(f"{url}?organization__id__exact={organization.pk}", count)
+        number = organization.device_count  # type: ignore[attr-defined]  # annotated above
+        return link(f"{url}?organization__id__exact={organization.pk}", f"{number:,}")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Nobody finds out binding codes by filtering for how they begin."""
@@ -271,15 +274,17 @@ class DeviceAdmin(ListAdmin[Device]):
         if form.is_valid():
             return self._adopt(request, devices, form.cleaned_data["organization"])
         unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
+        number = unclaimed.count()
         context = {
             **self.admin_site.each_context(request),
             "title": "Adopt into organization",
             "model_admin": self,  # for the way back in the header
             "form": form,
             "chosen": chosen,
-            "unclaimed": unclaimed.count(),
+            "unclaimed": number,
             "claimed": devices.exclude(organization=None).count(),
-            "shown": unclaimed.select_related("model")[:50],
+            "shown": unclaimed.select_related("model")[:LISTED],
+            "more": max(0, number - LISTED),
         }
         return TemplateResponse(request, "admin/fleet/device/adopt.html", context)
 
@@ -292,8 +297,9 @@ class DeviceAdmin(ListAdmin[Device]):
             request.user.pk or 0, claimed, CHANGE, f"Adopted into {organization}."
         )
         level = messages.SUCCESS if claimed else messages.WARNING
-        found = f"{len(claimed)} device{'' if len(claimed) == 1 else 's'}"
-        self.message_user(request, f"{found} went into {organization}.", level)
+        self.message_user(
+            request, f"{count(len(claimed), 'device')} went into {organization}.", level
+        )
         return redirect("admin:fleet_device_changelist")
 
     @cached_property

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.template.defaultfilters import pluralize
 from unfold.widgets import UnfoldAdminSelect2Widget, UnfoldAdminSelectWidget
 
+from fleet.counts import count
 from fleet.models import Device, Organization, Site
 
 
@@ -43,7 +44,7 @@ class SiteForm(forms.ModelForm[Site]):
         strangers = Device.objects.filter(site=self.instance).exclude(organization=chosen).count()
         if strangers:
             raise ValidationError(
-                f"{strangers} device{pluralize(strangers)} of another organization "
+                f"{count(strangers, 'device')} of another organization "
                 f"stand{pluralize(strangers, 's,')} here. Choose another site for "
                 f"{pluralize(strangers, 'it,them')} first, or none."
             )

@@ -69,8 +69,6 @@ class KeyPaginator(Paginator[Any]):
 class BoundedPaginator(KeyPaginator):
     """Leads through the first rows; if there are more, in the order of the model, which has an index."""
 
-    depth = DEPTH
-
     def _count(self) -> int:
         """Of the rows that it leads through."""
         found = self.object_list.order_by()[: DEPTH + 1].count()

@@ -1,4 +1,4 @@
-"""Writing many rows at once; the one place with SQL of our own.
+"""Writing many rows at once, with SQL of our own.
 
 Django's ``bulk_update`` builds one CASE per row and column: about 475 us a row where these
 statements take 10 to 13 (2 cores, 500 rows, SQLite and PostgreSQL). Its ``bulk_create`` on SQLite

@@ -20,7 +20,6 @@ from mqtt_bridge.topics import Kind, Topic
 T = TypeVar("T")
 
 Text = Annotated[str, msgspec.Meta(max_length=64)]
-LongText = Annotated[str, msgspec.Meta(max_length=1024)]
 Int = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 # A dock names itself and its aircraft; a list that is longer is none of a dock's.
 Few = Annotated[list[T], msgspec.Meta(max_length=10)]

@@ -128,7 +128,7 @@ def _read(claim: _Claim) -> _Found:
     package = claim.package
     name, before = str(package.file.name), storage.stat(str(package.file.name))
     if before.size != package.size:
-        raise PackageRefused(f"its file has {before.size} bytes, not {package.size}.")
+        raise PackageRefused(f"its file has {before.size:,} bytes, not {package.size:,}.")
     with storage.open_file(name) as file:
         found = fingerprint(file, claim.go_on)
         _refuse_changing(name, before)
@@ -192,7 +192,9 @@ def _confirm(claim: _Claim, found: _Found, now: dt.datetime) -> None:
     )
     if package.state == PackageState.CHECKING:
         size, md5 = found.bytes.size, found.bytes.md5
-        changes.note(package, now, f"all bytes checked: {size} bytes, MD5 {md5}; now {state.label}")
+        changes.note(
+            package, now, f"all bytes checked: {size:,} bytes, MD5 {md5}; now {state.label}"
+        )
 
 
 def _give_way(package: FirmwarePackage, known: FirmwarePackage, now: dt.datetime) -> None:

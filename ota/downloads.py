@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.template.defaultfilters import filesizeformat
 
+from fleet.counts import count
 from mqtt_bridge import bulk
 from ota import storage
 from ota.models import Download, FirmwarePackage, UpgradeTarget
@@ -93,7 +94,7 @@ def in_words(package: FirmwarePackage, download: Download | None, now: dt.dateti
     parts = [
         f"{_verb()} {reached} of {filesizeformat(size)} ({percent(download)} %)",
         f"at {filesizeformat(rate)}/s" if rate else "",
-        f"{download.requests} request{'' if download.requests == 1 else 's'}",
+        count(download.requests, "request"),
         f"{filesizeformat(download.bytes_served)} in all",
     ]
     return ", ".join(part for part in parts if part)

@@ -25,7 +25,7 @@ from unfold.widgets import (
 from fleet.models import DeviceModel
 from ota import packages
 from ota.models import Criterion, FirmwarePackage, Policy, Rollout, Upload
-from ota.models.packages import validate_version
+from ota.models.packages import MOST_NOTES, validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
 from ota.rollouts import FIELDS, InvalidPolicy, Options
@@ -267,7 +267,7 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 
 
@@ -350,6 +350,7 @@ class PackageDetailsForm(forms.ModelForm[FirmwarePackage]):
     class Meta:
         model = FirmwarePackage
         fields = ["models", "released_on", "minimum_version", "notes"]
+        help_texts = {"notes": f"Markdown, at most {MOST_NOTES:,} characters."}
 
     def clean_notes(self) -> str:
         """Browsers end lines in their own way, which is no change."""

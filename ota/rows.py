@@ -253,7 +253,7 @@ def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
         return f"opens on {terms.moment(opens)}"
     running = standing.tasks - standing.finished - standing.canceled
     if standing.is_under_way or not standing.finished:
-        return f"waits for wave {last.number}: {running} of {standing.tasks} are not finished"
+        return f"waits for wave {last.number}: {running:,} of {standing.tasks:,} are not finished"
     share = 100 * standing.proven // standing.finished
     return (
         f"waits for wave {last.number}: {share} % of the finished are proven, {last.gate} % must be"
@@ -352,7 +352,7 @@ def _waiting(task: UpgradeTask, rollout: Rollout) -> str:
     if task.waits_for:
         return "Waits: " + "; ".join(reason["text"] for reason in task.waits_for)
     if task.is_ready:
-        return f"Ready, waits for a free slot: at most {rollout.limit_in_flight} at once"
+        return f"Ready, waits for a free slot: at most {rollout.limit_in_flight:,} at once"
     return "Not looked at yet"
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from django.utils import timezone
 
+from fleet.counts import count
 from ota import waves
 from ota.models import Criterion, Offer, Rollout
 
@@ -28,7 +29,7 @@ def of(rollout: Rollout) -> list[Term]:
         Term("Waves", _waves(rollout, number)),
         Term("Next wave", _gates(rollout) if rollout.waves or number > 1 else ""),
         Term("At once", _limits(rollout)),
-        Term("Start jitter", f"up to {rollout.jitter_seconds} s" if rollout.jitter_seconds else ""),
+        Term("Start jitter", _jitter(rollout)),
         Term("Hours", _hours(rollout)),
         Term("Pauses itself", _stops(rollout)),
         Term("Start", moment(rollout.starts_at)),
@@ -43,11 +44,6 @@ def moment(at: dt.datetime | None) -> str:
     return f"{timezone.localtime(at):%Y-%m-%d %H:%M %Z}" if at else ""
 
 
-def count(number: int, name: str) -> str:
-    """Such as ``1 dock`` and ``2 docks``."""
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
 def _waves(rollout: Rollout, number: int) -> str:
     if not rollout.waves:
         return "the pilot, then all others" if number > 1 else "all at once"
@@ -57,7 +53,7 @@ def _waves(rollout: Rollout, number: int) -> str:
 def _gates(rollout: Rollout) -> str:
     parts = [f"{rollout.gate_first} % of the first proven, {rollout.gate} % of later ones"]
     if rollout.soak_minutes:
-        parts.append(f"{rollout.soak_minutes} min later")
+        parts.append(f"{rollout.soak_minutes:,} min later")
     if rollout.asks_between_waves:
         parts.append("after a click")
     return ", ".join(parts)
@@ -65,7 +61,11 @@ def _gates(rollout: Rollout) -> str:
 
 def _limits(rollout: Rollout) -> str:
     found = f"{count(rollout.limit_in_flight, 'dock')} at most"
-    return f"{found}, {rollout.limit_per_site} of a site" if rollout.limit_per_site else found
+    return f"{found}, {rollout.limit_per_site:,} of a site" if rollout.limit_per_site else found
+
+
+def _jitter(rollout: Rollout) -> str:
+    return f"up to {rollout.jitter_seconds:,} s" if rollout.jitter_seconds else ""
 
 
 def _hours(rollout: Rollout) -> str:
@@ -91,7 +91,7 @@ def joining(
 
 
 def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
@@ -101,5 +101,5 @@ def _stops(rollout: Rollout) -> str:
         parts.append(f"above {count(rollout.max_failed, 'failure')}")
     if rollout.max_failed_percent is not None:
         share, least = rollout.max_failed_percent, rollout.failed_after
-        parts.append(f"above {share} % failures of at least {least} finished")
+        parts.append(f"above {share} % failures of at least {least:,} finished")
     return ", or ".join(parts) or "never"

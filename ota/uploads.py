@@ -133,7 +133,7 @@ def append(upload: Upload, offset: int, body: Readable, now: dt.datetime) -> int
         upload = _again(upload)
         stored = offset_of(upload)
         if offset != stored:
-            raise WrongOffset(f"{upload.file_name} has {stored} bytes here, not {offset}.")
+            raise WrongOffset(f"{upload.file_name} has {stored:,} bytes here, not {offset:,}.")
         try:
             digests = _write(body, file, upload, stored)
             os.fsync(file)
@@ -169,7 +169,7 @@ def finish(upload: Upload, now: dt.datetime) -> None:
     if found != upload.size:
         drop(upload)
         raise Gone(
-            f"{upload.file_name} has {found} bytes in the bucket; {upload.size} were announced. "
+            f"{upload.file_name} has {found:,} bytes in the bucket; {upload.size:,} were announced. "
             "Choose the file again."
         )
     Upload.objects.filter(pk=upload.pk).update(offset=found, multipart_id="", changed_at=now)
@@ -306,7 +306,7 @@ def _write(body: Readable, file: int, upload: Upload, start: int) -> _Digests:
     while chunk := body.read(_READ):
         offset += len(chunk)
         if offset > upload.size:
-            raise TooLong(f"{upload.file_name} has more than the {upload.size} announced bytes.")
+            raise TooLong(f"{upload.file_name} has more than the {upload.size:,} announced bytes.")
         _write_all(file, chunk)
         for one in hashes:
             one.update(chunk)

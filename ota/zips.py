@@ -52,8 +52,8 @@ _DAMAGE = (
 class PackageRefused(ValueError):
     """A file that cannot become a package; the message says what, which file, and what to do.
 
-    ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models`` or
-    ``minimum_version``.
+    ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models``,
+    ``minimum_version`` or ``notes``.
     """
 
     def __init__(self, message: str, field: str = "file") -> None:
@@ -133,7 +133,7 @@ def _read(
             on_bytes(share - told)
             told = share
     if done != entry.file_size:
-        raise zipfile.BadZipFile(f"{done} of {entry.file_size} bytes")
+        raise zipfile.BadZipFile(f"{done:,} of {entry.file_size:,} bytes")
     on_bytes(entry.compress_size - told)
 
 
@@ -215,7 +215,7 @@ def _refuse_bomb(entries: Sequence[zipfile.ZipInfo], size: int, name: str) -> No
         )
     if total > MOST_UNPACKED:
         raise PackageRefused(
-            f"{name} would unpack to {total} bytes; at most {MOST_UNPACKED} are taken. {_AS_IT_IS}"
+            f"{name} would unpack to {total:,} bytes; at most {MOST_UNPACKED:,} are taken. {_AS_IT_IS}"
         )
     for entry in entries:
         if entry.file_size > max(SMALL, entry.compress_size * MOST_RATIO):
@@ -234,7 +234,7 @@ def _refuse_bomb(entries: Sequence[zipfile.ZipInfo], size: int, name: str) -> No
 def _refuse_unsafe(entries: Sequence[zipfile.ZipInfo], name: str) -> None:
     if len(entries) > MOST_ENTRIES:
         raise PackageRefused(
-            f"{name} has {len(entries)} entries; at most {MOST_ENTRIES} are taken. {_AS_IT_IS}"
+            f"{name} has {len(entries):,} entries; at most {MOST_ENTRIES:,} are taken. {_AS_IT_IS}"
         )
     seen: set[str] = set()
     for entry in entries:

@@ -24,6 +24,7 @@ from fleet import telemetry
 from fleet.clock import Watch
 from mqtt_bridge import publisher
 from tests import servers
+from tests.calls import Run
 from tests.docks import Wire
 from tests.processes import Processes
 
@@ -233,7 +234,13 @@ def nothing_compared() -> None:
     telemetry.watch = Watch()
 
 
-# Our own processes.
+# Our own commands and processes.
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Calls our management commands."""
+    return Run(capsys)
 
 
 @pytest.fixture

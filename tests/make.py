@@ -144,6 +144,12 @@ def make_task(
     return task
 
 
+def make_failed(rollout: Rollout | None = None, **fields: Any) -> UpgradeTask:
+    """A task that has just failed."""
+    ended: dict[str, Any] = {"status": TaskStatus.FAILED, "message": "The link broke."}
+    return make_task(rollout=rollout, **ended | fields)
+
+
 def make_target(
     task: UpgradeTask,
     device: Device,

@@ -7,13 +7,12 @@ them end too when the test run itself is killed.
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from demo import checks, leash, ports
+from demo import checks, commands, leash, ports
 
 ROOT = Path(__file__).resolve().parent.parent
 # s; a machine that is busy with other things does not decide what a test finds.
@@ -185,26 +184,25 @@ class Processes:
         return f"http://{ports.HOST}:{self.web_port}"
 
     def bridge(self, *, wait: bool = True, **environment: str) -> Running:
-        command = [sys.executable, "manage.py", "mqtt_bridge"]
-        return self.start("bridge", command, _line("connected to"), environment, wait=wait)
+        return self.start(
+            "bridge", commands.bridge(), _line("connected to"), environment, wait=wait
+        )
 
     def worker(self, *, wait: bool = True, **environment: str) -> Running:
-        command = [*_celery("worker"), "--concurrency", "2", "--hostname", "worker-%(i)s@%h"]
+        command = [*commands.worker(), "--hostname", "worker-%(i)s@%h"]
         return self.start("worker", command, _line("ready."), environment, wait=wait)
 
     def beat(self, *, wait: bool = True, **environment: str) -> Running:
-        return self.start("beat", _celery("beat"), _line("beat: Starting"), environment, wait=wait)
+        return self.start("beat", commands.beat(), _line("beat: Starting"), environment, wait=wait)
 
     def web(self, *, wait: bool = True, **environment: str) -> Running:
         """The console, at ``http://127.0.0.1:<web_port>``."""
-        command = [sys.executable, "-m", "daphne", "-b", ports.HOST, "-p", str(self.web_port)]
-        command += ["-v", "0", "config.asgi:application"]
+        command = commands.web(self.web_port)
         return self.start("web", command, _healthy(self.web_port), environment, wait=wait)
 
     def firmware(self, *, wait: bool = True, **environment: str) -> Running:
         """The firmware server, at ``http://127.0.0.1:<firmware_port>``."""
-        command = [sys.executable, "-m", "uvicorn", "config.firmware:application"]
-        command += ["--host", ports.HOST, "--port", str(self.firmware_port), "--no-access-log"]
+        command = commands.firmware(self.firmware_port)
         return self.start("firmware", command, _healthy(self.firmware_port), environment, wait=wait)
 
     def simulator(
@@ -216,8 +214,9 @@ class Processes:
         **environment: str,
     ) -> Running:
         """Simulated docks; ``arguments`` are those of ``simulate_docks``."""
-        command = [sys.executable, "manage.py", "simulate_docks", *arguments]
-        running = self.start("simulator", command, _line(ready), environment, wait=False)
+        running = self.start(
+            "simulator", commands.simulator(*arguments), _line(ready), environment, wait=False
+        )
         if wait:
             running.wait_until_ready(seconds)
         return running
@@ -253,10 +252,6 @@ class Processes:
                 failures.append(failure)
         if failures:
             raise ExceptionGroup("processes that did not end as they should", failures)
-
-
-def _celery(role: str) -> list[str]:
-    return [sys.executable, "-m", "celery", "-A", "config", role, "--loglevel", "INFO"]
 
 
 def _line(words: str) -> Callable[[Running], bool]:

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from unfold.decorators import action
 
 from fleet.admin import DeviceAdmin
+from fleet.counts import count
 from fleet.keys import is_key
 from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
@@ -303,7 +304,6 @@ def _tick() -> None:
 
 
 def _told(rollout: Rollout, started: Plan) -> str:
-    docks = len(started.tasks)
     became = "waits for approval" if started.needs_approval else "was started"
-    text = f"{rollout} {became} for {docks} dock{'' if docks == 1 else 's'}."
-    return f"{text} Left out: {len(started.excluded)}." if started.excluded else text
+    text = f"{rollout} {became} for {count(len(started.tasks), 'dock')}."
+    return f"{text} Left out: {len(started.excluded):,}." if started.excluded else text

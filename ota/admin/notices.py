@@ -114,7 +114,7 @@ class NoticeAdmin(ListAdmin[Notice]):
 
     def read_all(self, request: HttpRequest) -> HttpResponse:
         count = self.get_queryset(request).filter(read_at=None).update(read_at=timezone.now())
-        self.message_user(request, f"{count} marked as read.", messages.SUCCESS)
+        self.message_user(request, f"{count:,} marked as read.", messages.SUCCESS)
         return redirect("admin:ota_notice_changelist")
 
     def open(self, request: HttpRequest, pk: int) -> HttpResponse:

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from django.forms import ModelForm, Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
-from django.template.defaultfilters import filesizeformat, pluralize
+from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -21,6 +21,7 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
+from fleet.counts import count
 from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
@@ -175,7 +176,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
             else:
                 done += 1
         if done:
-            messages.success(request, f"Made available: {done} package{pluralize(done)}.")
+            messages.success(request, f"Made available: {count(done, 'package')}.")
 
     @admin.action(description="Withdraw", permissions=["change"])
     def withdraw(self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]) -> None:
@@ -313,7 +314,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
 
     @admin.display(description="size")
     def length_in_full(self, package: FirmwarePackage) -> str:
-        return f"{filesizeformat(package.size)}, {package.size} bytes"
+        return f"{filesizeformat(package.size)}, {package.size:,} bytes"
 
     @admin.display(description="SHA-256")
     def digest(self, package: FirmwarePackage) -> SafeString:
@@ -334,7 +335,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
         url = f"{reverse('admin:ota_upgradetask_changelist')}?package={package.pk}"
         if number > DEPTH:
             return link(url, f"more than {DEPTH:,} upgrade tasks")
-        return link(url, f"{number} upgrade task{pluralize(number)}")
+        return link(url, count(number, "upgrade task"))
 
     @admin.display(description="added")
     def added(self, package: FirmwarePackage) -> SafeString:
@@ -378,8 +379,8 @@ def _canceled(tasks: Sequence[UpgradeTask]) -> str:
     if not tasks:
         return "No upgrade was waiting for it."
     named = [f"{task.gateway} in {task.rollout}" for task in tasks[:NAMED]]
-    more = f" and {len(tasks) - NAMED} more" if len(tasks) > NAMED else ""
-    return f"Canceled {len(tasks)} upgrade{pluralize(len(tasks))}: {', '.join(named)}{more}."
+    more = f" and {len(tasks) - NAMED:,} more" if len(tasks) > NAMED else ""
+    return f"Canceled {count(len(tasks), 'upgrade')}: {', '.join(named)}{more}."
 
 
 def _back_to(object_id: str) -> HttpResponse:

@@ -8,11 +8,11 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import QueryDict
 
+from fleet.counts import count
 from ota import rollouts
 from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
 from ota.rollouts import InvalidPolicy, NothingToUpgrade, NotPossible
-from ota.terms import count
 
 _NOTHING_LEFT = (
     "No rollout was started: no other device of these models and organizations can be upgraded. "

@@ -46,7 +46,7 @@ def bar(counts: Counts) -> SafeString:
     """The shares of a rollout's tasks as one bar; their numbers stand in its title."""
     parts = [(colour, name, rows.total(counts, statuses)) for colour, name, statuses in PARTS]
     found = [(colour, name, number) for colour, name, number in parts if number]
-    title = ", ".join(f"{number} {name}" for _, name, number in found)
+    title = ", ".join(f"{number:,} {name}" for _, name, number in found)
     inside = format_html_join(
         "",
         '<span data-colour="{}" style="flex-grow: {}"></span>',

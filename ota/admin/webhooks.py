@@ -49,7 +49,7 @@ class WebhookAdmin(PrefilledAdmin[Webhook]):
     @admin.display(description="Deliveries")
     def deliveries(self, webhook: Any) -> SafeString:
         url = reverse("admin:ota_webhookdelivery_changelist")
-        text = f"{webhook.waiting} waiting, {webhook.given_up} given up"
+        text = f"{webhook.waiting:,} waiting, {webhook.given_up:,} given up"
         return link(f"{url}?webhook__id__exact={webhook.pk}", text)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Webhook]:
@@ -134,10 +134,8 @@ class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
         Webhook.objects.filter(deliveries__in=chosen).update(rests_until=None)
         count = chosen.update(status=Status.PENDING, attempts=0, next_at=timezone.now())
         if count:
-            self.message_user(request, f"{count} will be sent now.", messages.SUCCESS)
+            self.message_user(request, f"{count:,} will be sent now.", messages.SUCCESS)
         if left := len(found) - count:
-            text = (
-                f"{left} {pluralize(left, 'was,were')} left out, as {pluralize(left, 'its,their')}"
-            )
+            text = f"{left:,} {pluralize(left, 'was,were')} left out, as {pluralize(left, 'its,their')}"
             text += f" webhook{pluralize(left, ' is,s are')} not active. Tick “Active” there first."
             self.message_user(request, text, messages.WARNING)

@@ -51,7 +51,9 @@ def plan_shown(document: Document) -> list[RenderableType]:
     """The waves, the tasks and what is left out, as far as there are any."""
     shown: list[RenderableType] = []
     if len(document["waves"]) > 1:
-        waves = [(wave["number"], wave["title"], wave["docks"]) for wave in document["waves"]]
+        waves = [
+            (wave["number"], wave["title"], f"{wave['docks']:,}") for wave in document["waves"]
+        ]
         shown.append(table(["Wave", "Title", "Docks"], waves))
     if document["tasks"]:
         shown.append(_tasks(document["tasks"]))

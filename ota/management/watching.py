@@ -1,6 +1,5 @@
 """Shows rollouts, and follows one to its end: live on a terminal, silent elsewhere."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fleet.counts import count
 from fleet.terminal import table, visible, wrong_call
 from ota import rollouts, status
 from ota.models import Rollout
 from ota.states import IN_FLIGHT, TERMINAL
-
-logger = logging.getLogger(__name__)
 
 PAUSE = 0.5  # s between two looks
 MOST_ROWS = 15  # of those that are upgrading; a terminal has no more room
@@ -116,8 +114,8 @@ def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
 def summary(found: dict[str, int], *, with_bar: bool = False) -> RenderableType:
     """How many tasks have each status, as ``5 tasks: 3 ok, 2 pending``."""
     total, ended = sum(found.values()), sum(found[each] for each in TERMINAL)
-    parts = ", ".join(f"{count} {name}" for name, count in found.items() if count)
-    text = Text(f"{total} {'task' if total == 1 else 'tasks'}: {parts}")
+    parts = ", ".join(f"{number:,} {name}" for name, number in found.items() if number)
+    text = Text(f"{count(total, 'task')}: {parts}")
     if not with_bar:
         return text
     grid = Table.grid(padding=(0, 1))
@@ -134,10 +132,7 @@ def waves_table(waves: list[status.Document]) -> Table:
                 wave["number"],
                 wave["title"],
                 wave["opened_at"] or "not yet",
-                wave["tasks"],
-                wave["finished"],
-                wave["proven"],
-                wave["failed"],
+                *(f"{wave[name]:,}" for name in ("tasks", "finished", "proven", "failed")),
                 f"{wave['gate']} %",
             )
             for wave in waves

@@ -162,7 +162,7 @@ def _message(letter: _Letter, connection: Any) -> mail.EmailMessage:
 
 def _subject(letter: _Letter) -> str:
     newest = " ".join(str(letter.shown[0]).split())
-    return newest if letter.total == 1 else f"{newest}, and {letter.total - 1} more"
+    return newest if letter.total == 1 else f"{newest}, and {letter.total - 1:,} more"
 
 
 def _body(letter: _Letter) -> str:
@@ -172,6 +172,6 @@ def _body(letter: _Letter) -> str:
     ]
     site = settings.PUBLIC_URL
     if more := letter.total - len(letter.shown):
-        parts.append(f"And {more} more: {site}{reverse('admin:ota_notice_changelist')}")
+        parts.append(f"And {more:,} more: {site}{reverse('admin:ota_notice_changelist')}")
     parts.append(f"What you are told, and how: {site}{reverse('admin:ota_notice_settings')}")
     return "\n\n".join(parts) + "\n"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from django.db.models import Count
 
+from fleet.counts import count
 from fleet.models import Organization
 from ota.models import News, UpgradeTask
 from ota.models.notices import Kind
@@ -18,7 +19,7 @@ _Key = tuple[int | None, int | None]  # rollout and organization
 def ended(counts: Counter[str]) -> str:
     """How many tasks ended how, such as ``3 proven, 1 failed``."""
     parts = [
-        f"{counts[status]} {TaskStatus(status).label.lower()}"
+        f"{counts[status]:,} {TaskStatus(status).label.lower()}"
         for status in TaskStatus
         if counts[status]
     ]
@@ -39,10 +40,10 @@ class Shared:
     def _read(self, rollouts: set[int | None]) -> None:
         tasks = UpgradeTask.objects.filter(rollout__in=rollouts, retried_as=None).order_by()
         keys = ("rollout", "organization")
-        for rollout, owner, status, count in tasks.values_list(*keys, "status").annotate(
+        for rollout, owner, status, number in tasks.values_list(*keys, "status").annotate(
             Count("pk")
         ):
-            self._counts[rollout, owner][status] = count
+            self._counts[rollout, owner][status] = number
         failed = tasks.needing_attention().order_by("-finished_at")
         for rollout, owner, sn in failed.values_list(*keys, "gateway__sn"):
             if len(self._failed[rollout, owner]) < NAMED:
@@ -62,12 +63,12 @@ class Shared:
             if one.kind == Kind.STANDSTILL
             else sum(counts.values())
         )
-        return f"{docks} dock{'' if docks == 1 else 's'} of {organization}"
+        return f"{count(docks, 'dock')} of {organization}"
 
     def _stopped(self, one: News, organization: Organization, counts: Counter[str]) -> str:
         """Why it has stopped may be told by the docks of others."""
         finished = sum(counts[status] for status in FINISHED)
         failed = sum(counts[status] for status in UNSUCCESSFUL)
-        text = f"nothing more is sent; {failed} of {finished} finished upgrades of {organization} failed"
+        text = f"nothing more is sent; {failed:,} of {finished:,} finished upgrades of {organization} failed"
         sns = self._failed[one.rollout_id, organization.pk]
         return f"{text}. Look at {', '.join(sns)}." if sns else text

@@ -156,8 +156,8 @@ def _refuse_incomplete(upload: Upload) -> None:
         found = 0
     if not upload.is_complete or found != upload.size:
         raise PackageRefused(
-            f"{upload.file_name} has not arrived whole: {min(found, upload.offset)} of "
-            f"{upload.size} bytes. Choose the file again to go on."
+            f"{upload.file_name} has not arrived whole: {min(found, upload.offset):,} of "
+            f"{upload.size:,} bytes. Choose the file again to go on."
         )
 
 

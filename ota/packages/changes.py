@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from fleet.counts import count
 from fleet.models import DeviceModel
 from ota import live, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
@@ -151,7 +152,7 @@ def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) 
             raise PackageRefused(f"{found} is not withdrawn; withdraw it first.")
         needed = UpgradeTask.objects.filter(targets__package=found, status__in=OPEN).count()
         if needed:
-            are = "1 upgrade that has" if needed == 1 else f"{needed} upgrades that have"
+            are = count(needed, "upgrade that has", "upgrades that have")
             raise PackageRefused(f"{found} is needed by {are} not ended yet.")
         FirmwarePackage.objects.filter(pk=found.pk, purged_at=None).update(purged_at=now)
     package.purged_at = found.purged_at or now

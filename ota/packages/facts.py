@@ -72,7 +72,7 @@ def refuse_length(notes: str, name: str) -> None:
     """
     if len(notes) > MOST_NOTES:
         raise PackageRefused(
-            f"The release notes of {name} have {len(notes)} characters; at most {MOST_NOTES} are kept. "
+            f"The release notes of {name} have {len(notes):,} characters; at most {MOST_NOTES:,} are kept. "
             "Shorten them, or give a link.",
             "notes",
         )

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 
+from fleet.counts import count
 from mqtt_bridge import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
@@ -61,9 +62,9 @@ def note(
     live.announce([(rollout_id, 0)])
 
 
-def upgrades(number: int) -> str:
-    """Such as ``1 upgrade`` and ``2 upgrades``, for a history."""
-    return "1 upgrade" if number == 1 else f"{number} upgrades"
+def called_off(number: int) -> str:
+    """That so many upgrades were, for a history."""
+    return f"{count(number, 'upgrade was', 'upgrades were')} called off"
 
 
 def joined(text: str, remark: str) -> str:
@@ -123,11 +124,11 @@ def _reason_to_stop(rollout: Rollout, waves: Sequence[Wave], found: Sequence[Sta
     if not whole.waiting:  # nothing is left that stopping would hold back
         return ""
     if rollout.max_failed is not None and whole.failed > rollout.max_failed:
-        return f"{upgrades(whole.failed)} failed; at most {rollout.max_failed} may"
+        return f"{count(whole.failed, 'upgrade')} failed; at most {rollout.max_failed:,} may"
     for name, standing in [("the rollout", whole), *zip(map(str, waves), found, strict=True)]:
         if _is_too_bad(rollout, standing):
             return (
-                f"{standing.failed} of {standing.judged} finished upgrades of {name} failed; "
+                f"{standing.failed:,} of {standing.judged:,} finished upgrades of {name} failed; "
                 f"at most {rollout.max_failed_percent} % may"
             )
     return ""
@@ -210,7 +211,7 @@ def _stop_if_missed(rollout: Rollout, wave: Wave, standing: Standing, now: dt.da
     if standing.is_under_way or not standing.failed:
         return
     reason = (
-        f"{standing.proven} of {standing.finished} finished upgrades of {wave} are proven; at least "
+        f"{standing.proven:,} of {standing.finished:,} finished upgrades of {wave} are proven; at least "
         f"{wave.gate} % must be before the next wave opens"
     )
     _stop(rollout, reason, now)
@@ -308,8 +309,7 @@ def _expire(rollout: Rollout, now: dt.datetime) -> None:
         waiting = _waiting_of(rollout.pk).values_list("pk", flat=True)
         canceled = cancel_tasks(waiting, now, text=hours.overdue(rollout, now))
         closed = Rollout.objects.filter(pk=rollout.pk, keeps_open=True).update(keeps_open=False)
-        were = "was" if len(canceled) == 1 else "were"
-        text = f"{upgrades(len(canceled))} {were} called off"
+        text = called_off(len(canceled))
         note(rollout.pk, Kind.DEADLINE, now, joined(text, "it stays open no more" * closed))
 
 

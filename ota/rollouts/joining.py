@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 
+from fleet.counts import count
 from fleet.models import Device, DeviceModel
 from ota import live, needs
 from ota.models import (
@@ -184,6 +185,5 @@ def _asking() -> set[int]:
 
 
 def _told(sns: Sequence[str], wave: int) -> str:
-    docks = "1 dock" if len(sns) == 1 else f"{len(sns)} docks"
-    more = f" and {len(sns) - NAMED} more" if len(sns) > NAMED else ""
-    return f"{docks} joined wave {wave}: {', '.join(sns[:NAMED])}{more}"
+    more = f" and {len(sns) - NAMED:,} more" if len(sns) > NAMED else ""
+    return f"{count(len(sns), 'dock')} joined wave {wave}: {', '.join(sns[:NAMED])}{more}"

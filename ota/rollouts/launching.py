@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from fleet import versions
+from fleet.counts import count
 from fleet.models import Device
 from mqtt_bridge import bulk
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
@@ -104,7 +105,7 @@ def _note(
     user: User | None,
 ) -> None:
     docks, waves = len(planned.tasks), len(planned.waves)
-    text = f"{docks} dock{'' if docks == 1 else 's'} in {waves} wave{'' if waves == 1 else 's'}"
+    text = f"{count(docks, 'dock')} in {count(waves, 'wave')}"
     if rollout.keeps_open:
         text += "; it stays open"
     if rollout.is_automatic:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.models import Max
 
+from fleet.counts import count
 from ota.models import Rollout, RolloutEvent, UpgradeTask
 from ota.rollouts import course
 from ota.states import TaskStatus
@@ -45,10 +46,10 @@ def _reason(rollout: Rollout) -> str:
 
 def _of_tasks(stuck: list[tuple[str, list[str]]]) -> str:
     counts = Counter(codes[0] if codes else _TURN for _, codes in stuck)
-    shares = ", ".join(f"{count} {code}" for code, count in counts.most_common())
+    shares = ", ".join(f"{number:,} {code}" for code, number in counts.most_common())
     docks = ", ".join(sn for sn, _ in stuck[:NAMED])
-    were = "upgrade waits" if len(stuck) == 1 else "upgrades wait"
-    return f"{len(stuck)} {were}: {shares}. Look at {docks}."
+    waiting = count(len(stuck), "upgrade waits", "upgrades wait")
+    return f"{waiting}: {shares}. Look at {docks}."
 
 
 def _of_waves(rollout: Rollout) -> str:

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 
+from fleet.counts import count
 from fleet.models import Site
 from mqtt_bridge import bulk
 from ota import live
@@ -64,9 +65,8 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
         waiting = rollout.tasks.filter(status=TaskStatus.PENDING).values_list("pk", flat=True)
         canceled = course.cancel_tasks(waiting, now, user)
         if changed:
-            were = "was" if len(canceled) == 1 else "were"
-            text = f"{course.upgrades(len(canceled))} {were} called off"
-            course.note(rollout.pk, Kind.CANCELED, now, course.joined(text, remark), user)
+            text = course.joined(course.called_off(len(canceled)), remark)
+            course.note(rollout.pk, Kind.CANCELED, now, text, user)
     return len(canceled)
 
 
@@ -169,7 +169,7 @@ def retry(
         made = [task for task in found if task]
         UpgradeTask.objects.filter(retried_as__in=made).update(resolved_at=now)
         if made:
-            text = course.joined(f"{course.upgrades(len(made))}{_reopen(locked, now)}", remark)
+            text = course.joined(f"{count(len(made), 'upgrade')}{_reopen(locked, now)}", remark)
             course.note(rollout.pk, Kind.RETRIED, now, text, user)
     live.announce((rollout.pk, task.pk) for task in made)
     return made
@@ -245,12 +245,12 @@ def dismiss(
     """Takes what failed, all or those of ``pks``, off the list of what needs attention; returns how many."""
     with transaction.atomic():
         failed = list(_failed(rollout, pks).values_list("pk", flat=True))
-        count = UpgradeTask.objects.filter(pk__in=failed, resolved_at=None).update(resolved_at=now)
-        if count:
-            text = course.joined(course.upgrades(count), remark)
+        done = UpgradeTask.objects.filter(pk__in=failed, resolved_at=None).update(resolved_at=now)
+        if done:
+            text = course.joined(count(done, "upgrade"), remark)
             course.note(rollout.pk, Kind.DISMISSED, now, text, user)
     live.announce((rollout.pk, pk) for pk in failed)
-    return count
+    return done
 
 
 def change(

@@ -35,26 +35,31 @@ def look(packages: Iterable[FirmwarePackage], now: dt.datetime) -> dict[int, Rea
             reason = Reason("no_link", "the storage of the packages does not answer")
             return found | {each.pk: reason for each in asked[place:]}
         if change:
-            _doubt(package, change, now)
+            doubt([package], f"the file changed since it was checked: {change}", now)
             text = f"package {package} is being checked: {change}"
             found[package.pk] = Reason("package_unavailable", text)
     return found
+
+
+def doubt(packages: Iterable[FirmwarePackage], text: str, now: dt.datetime) -> None:
+    """Has all bytes of the packages read again, unless that was done since they were read from the database.
+
+    ``text`` says why, in their histories. Until it is done they are not sent.
+    """
+    for package in packages:
+        as_seen = FirmwarePackage.objects.filter(pk=package.pk, stamp=package.stamp)
+        with transaction.atomic():
+            offered = as_seen.filter(state=PackageState.AVAILABLE)
+            if offered.update(state=PackageState.CHECKING):
+                PackageEvent.objects.create(package=package, at=now, text=text[:500])
+                logger.warning("package %s is checked anew: %s", package, text)
 
 
 def _change(package: FirmwarePackage) -> str:
     """How the file differs from what was checked; empty if it does not."""
     stat = storage.stat(str(package.file.name))
     if stat.size != package.size:
-        return f"its file has {stat.size} bytes, not {package.size}"
+        return f"its file has {stat.size:,} bytes, not {package.size:,}"
     if package.stamp and stat.stamp != package.stamp:
         return "its file was touched"
     return ""
-
-
-def _doubt(package: FirmwarePackage, change: str, now: dt.datetime) -> None:
-    as_seen = FirmwarePackage.objects.filter(pk=package.pk, state=PackageState.AVAILABLE)
-    with transaction.atomic():
-        if as_seen.filter(stamp=package.stamp).update(state=PackageState.CHECKING):
-            text = f"the file changed since it was checked: {change}"
-            PackageEvent.objects.create(package=package, at=now, text=text)
-            logger.warning("package %s is checked anew: %s", package, change)

@@ -15,8 +15,8 @@ from ota import errors
 from ota.errors import Remedy
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTask
 from ota.needs import Reason
-from ota.states import UNFINISHED, PackageState, TaskStatus
-from ota.upgrades import hours
+from ota.states import UNFINISHED, TaskStatus
+from ota.upgrades import files, hours
 
 # A pause is spread by so much, so that docks that failed together do not come back together.
 JITTER = 0.2
@@ -44,7 +44,7 @@ def outcome(
     if not _may_go_on(task, again):
         return Outcome(target, text, {})
     if _remedy(result) == Remedy.RETRY_AFTER_FIX:
-        _have_checked(task)
+        _have_checked(task, text, now)
     return Outcome(
         TaskStatus.PENDING,
         f"{text}; tried again after a pause",
@@ -121,9 +121,9 @@ def _may_go_on(task: UpgradeTask, again: dt.datetime) -> bool:
     return going.exists()
 
 
-def _have_checked(task: UpgradeTask) -> None:
+def _have_checked(task: UpgradeTask, text: str, now: dt.datetime) -> None:
     """Has all bytes of the packages read again first; until that is done the task waits."""
-    packages = FirmwarePackage.objects.filter(targets__task=task, state=PackageState.AVAILABLE)
-    FirmwarePackage.objects.filter(pk__in=list(packages.values_list("pk", flat=True))).update(
-        state=PackageState.CHECKING
-    )
+    # In one order, whatever the task's targets: bridges wait for each other and do not lock each other out.
+    packages = FirmwarePackage.objects.filter(targets__task=task).distinct().order_by("pk")
+    reason = f"checked anew: the upgrade of {task.gateway} failed, {text}"
+    files.doubt(packages, reason, now)

@@ -8,6 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
+from fleet import admin
 from fleet.models import Device, Organization, Site
 from tests.make import make_aircraft, make_dock, make_listening, make_organization, make_package
 from tests.people import context, log_in, text, told
@@ -201,6 +202,18 @@ def test_a_claimed_device_stays_where_it_is(administrator: Client) -> None:
     administrator.post(ADOPT, {"pks": str(dock.pk), "organization": make_organization().pk})
     assert "there is nothing to adopt" in shown
     assert Device.objects.get(pk=dock.pk).organization == dock.organization
+
+
+def test_of_many_devices_to_adopt_some_are_listed_and_the_others_counted(
+    administrator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "LISTED", 2)
+    docks = [make_dock(organization=None) for _ in range(5)]
+    pks = ",".join(str(dock.pk) for dock in docks)
+    shown = text(administrator.get(f"{ADOPT}?pks={pks}"))
+    assert (sum(dock.sn in shown for dock in docks), "and 3 more" in shown) == (2, True)
+    shown = text(administrator.get(f"{ADOPT}?pks={docks[0].pk}"))
+    assert "more</li>" not in shown
 
 
 def test_all_devices_of_a_filtered_list_are_adopted(administrator: Client) -> None:

@@ -10,11 +10,6 @@ from tests.make import make_aircraft, make_dock, make_organization
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
 def test_an_organization_is_made_and_its_code_told(run: Run) -> None:
     told = run.answer("add_organization", "acme", "Acme Ltd")
     made = Organization.objects.get()

@@ -104,6 +104,7 @@ def test_a_list_of_too_many_tasks_says_so_and_offers_no_order(
     monkeypatch.setattr(UpgradeTaskAdmin, "list_per_page", 1)
     shown = text(client.get(f"{page}?status__exact=pending"))
     assert "more than 2 upgrade tasks" in shown
+    assert "the newest 2 are listed" in shown
     assert "o=1" not in shown
 
 

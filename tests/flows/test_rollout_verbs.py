@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -12,7 +11,7 @@ from playwright.sync_api import Page, expect
 from ota import rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
+from tests.make import make_dock, make_failed, make_package, make_rollout, make_task, make_wave
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -27,11 +26,6 @@ def press(page: Page, verb: str, button: str) -> None:
     """Opens a verb and confirms it."""
     page.locator("summary", has_text=verb).click()
     page.get_by_role("button", name=button, exact=True).click()
-
-
-def make_failed(rollout: Rollout, **fields: Any) -> UpgradeTask:
-    ended: dict[str, Any] = {"status": S.FAILED, "finished_at": timezone.now()}
-    return make_task(rollout=rollout, message="The link broke.", **ended | fields)
 
 
 def now(row: Rollout | UpgradeTask) -> str:

@@ -18,11 +18,6 @@ from tests.make import make_package
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
 def write(name: str, hours: float = 2, size: int = 10) -> Path:
     """A file in the storage that came there so many hours ago."""
     path = storage.path(name)

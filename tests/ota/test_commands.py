@@ -36,11 +36,6 @@ DAY = date(2024, 11, 7)
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
-@pytest.fixture
 def dock2(tmp_path: Path) -> str:
     make_model("3-2-0")
     return str(build(tmp_path, "DOCK2", NEW, DAY, 50_000))

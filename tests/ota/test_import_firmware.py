@@ -25,11 +25,6 @@ DAY = date(2024, 11, 7)
 MODEL = ("--model", "3-2-0")
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
 @pytest.fixture(autouse=True)
 def media(settings: Settings, tmp_path: Path) -> Path:
     make_model("3-2-0")

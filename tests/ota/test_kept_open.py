@@ -44,11 +44,6 @@ def acme() -> Organization:
     return organization
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
 def of_list(organization: Organization, **choices: Any) -> dict[str, Any]:
     query = urlencode({"organization__id__exact": organization.pk, "o": "1"})
     return {"query": query, "limit_in_flight": 5, "policy_shown": 1, **_POLICY} | choices

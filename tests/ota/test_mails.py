@@ -127,8 +127,8 @@ def test_ten_thousand_notices_are_one_mail_of_a_readable_length(
     send(now)
     send(now + 10 * MINUTE)
     (sent,) = mail.outbox
-    assert sent.subject.endswith("and 9999 more")
-    assert "And 9980 more: https://fleet.example.org/admin/ota/notice/" in sent.body
+    assert sent.subject.endswith("and 9,999 more")
+    assert "And 9,980 more: https://fleet.example.org/admin/ota/notice/" in sent.body
     assert len(sent.body) < 5_000
 
 

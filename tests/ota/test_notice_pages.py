@@ -11,6 +11,7 @@ from pytest_django import Settings
 
 from ota.models import News, Notice, Preference, Rollout, Webhook, WebhookDelivery
 from ota.models.notices import Kind
+from ota.notices import bell
 from tests.make import make_organization, make_rollout, make_webhook
 from tests.people import queries, text, told
 
@@ -67,8 +68,20 @@ def test_each_page_says_how_many_notices_are_new(ada: User, rollout: Rollout) ->
 
 def test_without_news_the_bell_has_no_number(ada: User) -> None:
     page = text(browser(ada).get("/admin/"))
-    assert '<span class="bell-count" data-unread aria-hidden="true" hidden>0</span>' in page
+    assert '<span class="bell-count" data-unread aria-hidden="true" hidden></span>' in page
     assert '<span class="bell-said" data-said>Notices</span>' in page
+
+
+def test_more_notices_than_the_bell_counts_are_told_as_so_many_and_more(
+    ada: User, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "COUNTED", 2)
+    for _ in range(3):
+        notice(ada, rollout)
+    page = text(browser(ada).get("/admin/"))
+    assert 'data-unread aria-hidden="true">2+</span>' in page
+    assert "Notices, 2+ new" in page
+    assert 'data-count="2+"' in text(browser(ada).get(BELL))
 
 
 def test_under_the_bell_hang_the_newest_notices_and_no_script(ada: User, rollout: Rollout) -> None:
@@ -84,7 +97,7 @@ def test_under_the_bell_hang_the_newest_notices_and_no_script(ada: User, rollout
 def test_nobody_sees_the_notices_of_others(ada: User, rollout: Rollout) -> None:
     theirs = notice(person("bob"), rollout)
     client = browser(ada)
-    assert 'data-count="0"' in text(client.get(BELL))
+    assert 'data-count=""' in text(client.get(BELL))
     assert "Spring" not in text(client.get(LIST))
     assert client.get(f"{LIST}{theirs.pk}/open/").status_code == 404
     assert client.get(f"{LIST}{theirs.pk}/change/").status_code in {302, 403, 404}
@@ -114,7 +127,7 @@ def test_all_are_read_with_one_click_and_not_by_a_link(ada: User, rollout: Rollo
     assert "Nothing was done" in text(client.get(f"{LIST}read/", follow=True))
     assert not Notice.objects.exclude(read_at=None).exists()
     assert told(client.post(f"{LIST}read/")) == "2 marked as read."
-    assert 'data-count="0"' in text(client.get(BELL))
+    assert 'data-count=""' in text(client.get(BELL))
 
 
 def test_one_is_read_with_the_action(ada: User, rollout: Rollout) -> None:

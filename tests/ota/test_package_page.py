@@ -114,7 +114,7 @@ def test_the_facts_name_the_whole_digest_and_the_exact_size(administrator: Clien
     package = make_package(size=1_500_000)
     shown = text(administrator.get(page(package)))
     assert str(package.sha256) in shown
-    assert "1.4 MB, 1500000 bytes" in shown
+    assert "1.4 MB, 1,500,000 bytes" in shown
 
 
 def test_a_package_leads_to_the_tasks_that_used_it(administrator: Client) -> None:
@@ -212,7 +212,7 @@ def test_release_notes_have_an_end(administrator: Client) -> None:
     package.refresh_from_db()
     assert len(package.notes) == 50_000
     page = save(administrator, package, notes="x" * 50_001)
-    assert "have 50001 characters; at most 50000 are kept" in text(page)
+    assert "have 50,001 characters; at most 50,000 are kept" in text(page)
     package.refresh_from_db()
     assert len(package.notes) == 50_000
 

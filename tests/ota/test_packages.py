@@ -169,7 +169,7 @@ def test_an_entry_that_leads_elsewhere_is_refused(make_zip: MakeZip, entry: str)
 
 def test_too_many_entries_are_refused(make_zip: MakeZip) -> None:
     entries = [SIGNED, *(f"{number}" for number in range(zips.MOST_ENTRIES))]
-    with pytest.raises(PackageRefused, match="10001 entries; at most 10000"):
+    with pytest.raises(PackageRefused, match="10,001 entries; at most 10,000"):
         inspect(make_zip(*entries))
 
 

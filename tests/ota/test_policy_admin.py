@@ -76,6 +76,11 @@ def test_what_makes_no_sense_is_told_at_its_field(
     assert not OrganizationPolicy.objects.exists()
 
 
+@pytest.mark.parametrize("name", rollouts.FIELDS)
+def test_the_form_asks_for_each_field_of_a_policy(administrator: Client, name: str) -> None:
+    assert f'name="{name}"' in text(administrator.get(ADD))
+
+
 def test_an_organization_has_one_policy(administrator: Client) -> None:
     policy = OrganizationPolicy.objects.create(organization=make_organization())
     assert "organization" in errors(administrator, organization=policy.organization_id)

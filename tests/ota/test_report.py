@@ -8,7 +8,6 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from benchmarks import filling
@@ -18,7 +17,7 @@ from ota import outcomes
 from ota.admin import report
 from ota.models import Rollout, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_aircraft, make_dock, make_rollout, make_task
+from tests.make import make_aircraft, make_dock, make_failed, make_rollout, make_task
 from tests.people import queries, staff, text
 
 pytestmark = pytest.mark.django_db
@@ -43,11 +42,6 @@ def make_proven(rollout: Rollout, minutes: int = 10, **fields: Any) -> UpgradeTa
     task = make_task(rollout=rollout, **ended | fields)
     task.targets.update(confirmed_at=end)
     return task
-
-
-def make_failed(rollout: Rollout, message: str = "The link broke.", **fields: Any) -> UpgradeTask:
-    ended: dict[str, Any] = {"status": S.FAILED, "message": message, "finished_at": timezone.now()}
-    return make_task(rollout=rollout, **ended | fields)
 
 
 def table(client: Client, rollout: Rollout) -> list[dict[str, str]]:
@@ -111,7 +105,7 @@ def test_a_task_that_was_retried_says_so(viewer: Client) -> None:
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
 def test_a_cell_that_begins_like_a_formula_is_made_harmless(viewer: Client, evil: str) -> None:
     rollout = make_rollout()
-    make_failed(rollout, evil)
+    make_failed(rollout, message=evil)
     reply = viewer.get(address(rollout), {"format": "csv"})
     assert f"'{evil}" in b"".join(reply.streaming_content).decode()  # type: ignore[attr-defined]
 

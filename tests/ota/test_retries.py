@@ -138,6 +138,15 @@ def test_after_a_bad_package_its_bytes_are_checked_first(commands: list[Any]) ->
     assert len(commands) == 1
 
 
+@pytest.mark.parametrize("code", [312003, 312017, 312026])
+def test_the_history_of_a_package_that_is_checked_for_a_failure_says_for_which(code: int) -> None:
+    task = running()
+    fail(task, code)
+    fail(running(), code)
+    (line,) = FirmwarePackage.objects.get().events.all()
+    assert line.text.startswith(f"checked anew: the upgrade of {task.gateway} failed, {code}: ")
+
+
 def test_silence_that_proved_nothing_is_tried_again_and_the_hard_limit_is_not() -> None:
     long_ago = timezone.now() - dt.timedelta(minutes=95)
     silent = make_task(status=TaskStatus.VERIFYING, status_at=long_ago)

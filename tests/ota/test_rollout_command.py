@@ -16,6 +16,7 @@ from tests.make import (
     NEW,
     make_device,
     make_dock,
+    make_failed,
     make_listening,
     make_organization,
     make_package,
@@ -34,17 +35,8 @@ Status = Rollout.Status
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
-@pytest.fixture
 def operator() -> User:
     return make_person("Operators")
-
-
-def make_failed(rollout: Rollout, **fields: Any) -> UpgradeTask:
-    return make_task(rollout=rollout, status=S.FAILED, finished_at=timezone.now(), **fields)
 
 
 def make_undecided() -> Rollout:

@@ -15,7 +15,7 @@ from ota import rows
 from ota.admin.rollout_verbs import VERBS
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.states import TaskStatus
-from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
+from tests.make import make_dock, make_failed, make_package, make_rollout, make_task, make_wave
 from tests.people import queries, staff, text, told
 
 pytestmark = pytest.mark.django_db
@@ -45,11 +45,6 @@ def press(client: Client, rollout: Rollout, verb: str, **said: Any) -> Any:
 def status(row: Rollout | UpgradeTask) -> str:
     row.refresh_from_db()
     return row.status
-
-
-def make_failed(rollout: Rollout | None = None, **fields: Any) -> UpgradeTask:
-    ended: dict[str, Any] = {"status": S.FAILED, "finished_at": timezone.now()}
-    return make_task(rollout=rollout or make_rollout(), **ended | fields)
 
 
 def in_two_waves(**fields: Any) -> Rollout:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from fleet.models import Device
+from ota import rollouts
 from ota.admin import devices as console
 from ota.models import OrganizationPolicy, Rollout, UpgradeTask
 from tests.calls import Run
@@ -420,6 +421,12 @@ def test_the_form_begins_with_the_organizations_policy(operator: Client) -> None
     assert (form["waves"].value(), form["limit_in_flight"].value()) == ("1, rest", "3")
     assert form.cleaned_data["asks_between_waves"] is True
     assert not form.is_unusual()
+
+
+@pytest.mark.parametrize("name", rollouts.FIELDS)
+def test_the_form_asks_for_each_field_of_a_policy(operator: Client, name: str) -> None:
+    """One that is not on the page comes back empty, which overrides the organization's policy."""
+    assert f'name="{name}"' in text(operator.get(f"{PREVIEW}?pks={make_dock().pk}"))
 
 
 def test_what_somebody_emptied_stays_empty(operator: Client) -> None:

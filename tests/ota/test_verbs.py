@@ -20,6 +20,7 @@ from ota.upgrades import issue
 from tests.make import (
     make_aircraft,
     make_dock,
+    make_failed,
     make_listening,
     make_organization,
     make_package,
@@ -41,12 +42,6 @@ def kinds(rollout: Rollout) -> list[str]:
 def status(row: Rollout | UpgradeTask) -> str:
     row.refresh_from_db()
     return row.status
-
-
-def make_failed(rollout: Rollout | None = None, **fields: Any) -> UpgradeTask:
-    """A task that has failed, of a rollout that runs."""
-    ended: dict[str, Any] = {"status": S.FAILED, "finished_at": timezone.now()}
-    return make_task(rollout=rollout or make_rollout(), **ended | fields)
 
 
 @pytest.fixture

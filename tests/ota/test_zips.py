@@ -81,7 +81,7 @@ def test_an_entry_that_ends_before_its_size_is_found() -> None:
     raw = bytearray(zipped("module.bin", content=b"x" * 1000, method=zipfile.ZIP_DEFLATED))
     directory = raw.rindex(b"PK\x01\x02")
     raw[directory + 24 : directory + 28] = struct.pack("<I", 2000)
-    assert "1000 of 2000 bytes" in refusal(verify, bytes(raw))
+    assert "1,000 of 2,000 bytes" in refusal(verify, bytes(raw))
 
 
 def test_a_directory_that_points_beyond_the_file_is_refused() -> None:
@@ -163,7 +163,7 @@ def test_nested_zips_are_not_unpacked() -> None:
 
 def test_more_than_a_worker_reads_in_a_minute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MOST_UNPACKED", 1000)
-    assert "at most 1000 are taken" in refusal(inspect, zipped("module.bin", content=bytes(600)))
+    assert "at most 1,000 are taken" in refusal(inspect, zipped("module.bin", content=bytes(600)))
 
 
 def test_a_hundred_thousand_entries_are_refused_in_little_memory(
@@ -190,7 +190,7 @@ def test_as_many_entries_as_a_directory_may_hold_take_little_memory(tmp_path: Pa
             package.writestr(str(number), b"")
     tracemalloc.start()
     try:
-        with path.open("rb") as file, pytest.raises(PackageRefused, match="35000 entries"):
+        with path.open("rb") as file, pytest.raises(PackageRefused, match="35,000 entries"):
             zips.inspect(file, "many.zip")
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -22,10 +22,10 @@ class Command(AnsweringCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        organization = Organization.objects.filter(identifier=options["organization"]).first()
-        if organization is None:
-            refuse_unknown("organization", [options["organization"]], [])
-            return
+        named = Organization.objects.filter(identifier=options["organization"])
+        known = named.values_list("identifier", flat=True)
+        refuse_unknown("organization", [options["organization"]], known)
+        organization = named.get()
         devices = Device.objects.filter(sn__in=options["sn"])
         refuse_unknown("serial number", options["sn"], devices.values_list("sn", flat=True))
         adopted = binding.adopt(devices, organization, timezone.now())

@@ -8,6 +8,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from rich.console import RenderableType
 
+from fleet.counts import count
 from fleet.terminal import AnsweringCommand, not_as_asked, table, wrong_call
 from ota import storage, uploads
 from ota.models import FirmwarePackage, Upload
@@ -45,7 +46,7 @@ def _refuse_all(removed: list[Listed]) -> None:
     """A database that knows nothing is more likely the wrong one than an empty library."""
     if removed and not FirmwarePackage.objects.exists():
         wrong_call(
-            f"The database knows no package, and {len(removed)} files would go. Look at "
+            f"The database knows no package, and {count(len(removed), 'file')} would go. Look at "
             "DATABASE_URL; --dry-run shows the files."
         )
 

@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 from rich.console import RenderableType
 
+from fleet.counts import count
 from fleet.terminal import (
     AnsweringCommand,
     not_as_asked,
@@ -168,7 +169,7 @@ def _cancel(call: Call) -> Outcome:
     already = _is_already(call, RolloutStatus.CANCELED, "nothing of it is left to cancel")
     if before == RolloutStatus.CANCELED and not canceled:
         return already._replace(more={"canceled": 0})
-    text = f"Canceled {_upgrades(canceled)} that waited; what runs goes on."
+    text = f"Canceled {count(canceled, 'upgrade')} that waited; what runs goes on."
     return Outcome(True, text, {"canceled": canceled})
 
 
@@ -210,21 +211,21 @@ def _retry(call: Call) -> Outcome:
     left = left if pks is None else left.filter(pk__in=pks)
     left_out = list(left.values_list("gateway__sn", flat=True))
     retried = [task.gateway.sn for task in made]
-    text = f"Planned {_upgrades(len(made))} again." if made else "Nothing changed: none failed."
+    text = (
+        f"Planned {count(len(made), 'upgrade')} again." if made else "Nothing changed: none failed."
+    )
     if left_out:
-        text = f"Planned {_upgrades(len(made))} again; not {', '.join(left_out)}: another upgrade is open."
+        text = f"Planned {count(len(made), 'upgrade')} again; not {', '.join(left_out)}: another upgrade is open."
     more = {"retried": retried, "left_out": left_out}
     return Outcome(bool(made), text, more, is_as_asked=not left_out)
 
 
 def _dismiss(call: Call) -> Outcome:
-    count = rollouts.dismiss(call.rollout, call.now, call.user, _named(call), call.remark)
-    text = f"Dismissed {_upgrades(count)}." if count else "Nothing changed: none needs attention."
-    return Outcome(count > 0, text, {"dismissed": count})
-
-
-def _upgrades(count: int) -> str:
-    return "1 upgrade" if count == 1 else f"{count} upgrades"
+    done = rollouts.dismiss(call.rollout, call.now, call.user, _named(call), call.remark)
+    text = (
+        f"Dismissed {count(done, 'upgrade')}." if done else "Nothing changed: none needs attention."
+    )
+    return Outcome(done > 0, text, {"dismissed": done})
 
 
 def _named(call: Call) -> list[int] | None:

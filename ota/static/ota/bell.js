@@ -3,7 +3,6 @@
 
 (() => {
   const EVERY = 30000; // ms
-  const COUNTED = 99;
 
   class Bell {
     constructor(element) {
@@ -47,10 +46,10 @@
 
     show(html) {
       const page = new DOMParser().parseFromString(html, "text/html");
-      const unread = Number(page.querySelector("[data-count]").dataset.count);
-      this.count.textContent = unread > COUNTED ? `${COUNTED}+` : String(unread);
-      this.count.hidden = unread === 0;
-      this.said.textContent = unread ? `Notices, ${this.count.textContent} new` : "Notices";
+      const unread = page.querySelector("[data-count]").dataset.count;
+      this.count.textContent = unread;
+      this.count.hidden = !unread;
+      this.said.textContent = unread ? `Notices, ${unread} new` : "Notices";
       const inside = document.activeElement && this.lines.contains(document.activeElement);
       // What is replaced is read aloud once more.
       if (this.element.open && !inside && html !== this.shown) {

@@ -106,7 +106,7 @@ class Command(BaseCommand):
 
     async def _announce(self, fleet: Fleet, stream: OutputWrapper) -> None:
         await fleet.online.wait()
-        stream.write(f"{len(fleet.specs)} docks online")
+        stream.write(f"{len(fleet.specs):,} docks online")
         stream.flush()
 
 
