@@ -204,23 +204,32 @@ def _publish(claimed: Sequence[Command], now: dt.datetime) -> None:
 
 
 def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) -> None:
+    """Lets those wait again whose command was not sent, as if it had never been made.
+
+    Not those whose dock has meanwhile answered an earlier command, nor those that another worker has
+    sent since: what was claimed at ``now`` is this worker's.
+    """
     metrics.count("commands", len(tasks), outcome="unsent")
     logger.warning("%d commands were not sent: %s", len(tasks), reason)
-    UpgradeTask.objects.move(
-        [task.pk for task in tasks],
-        TaskStatus.PENDING,
-        now,
-        f"not sent: {reason}",
-        only_from=[TaskStatus.SENT],
-        attempt=F("attempt") - 1,
-        due_at=now + LOOK_AGAIN,
-        is_ready=False,
-        waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
-    )
     # As they were when they were judged: a new command had wiped how the last one ended.
     columns = ("result", "message", "not_before", "replied_at")
-    rows = {task.pk: {name: getattr(task, name) for name in columns} for task in tasks}
-    bulk.update(UpgradeTask, columns, rows, f"t.status = '{TaskStatus.PENDING}'")
+    with transaction.atomic():
+        moved = UpgradeTask.objects.filter(sent_at=now, replied_at=None).move(
+            [task.pk for task in tasks],
+            TaskStatus.PENDING,
+            now,
+            f"not sent: {reason}",
+            only_from=[TaskStatus.SENT],
+            attempt=F("attempt") - 1,
+            due_at=now + LOOK_AGAIN,
+            is_ready=False,
+            waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
+        )
+        by_pk = {task.pk: task for task in tasks}
+        rows = {pk: {name: getattr(by_pk[pk], name) for name in columns} for pk in moved}
+        bulk.update(UpgradeTask, columns, rows)
+    left = [by_pk[pk] for pk in by_pk.keys() - rows.keys()]
+    note(left, now, f"the command was not sent: {reason}")
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 

@@ -246,6 +246,51 @@ def test_a_broker_that_is_away_does_not_wipe_how_the_last_attempt_failed(
     assert "not sent again" in task.message
 
 
+def accept(task: UpgradeTask, tid: str) -> None:
+    """Its dock answers the command with that ``tid``."""
+    say(task, "services_reply", envelope({"result": 0}, "ota_create", bid=task.bid, tid=tid))
+
+
+def test_a_dock_that_accepts_late_while_the_next_command_cannot_go_out_gets_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = make_task(status=TaskStatus.SENT, replied_at=None)
+    first = task.tid
+    enforce(task)
+    assert (task.status, task.unanswered) == (TaskStatus.PENDING, 1)
+
+    def publish(messages: Any) -> list[Outcome]:
+        accept(task, first)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(publisher, "publish", publish)
+    is_sent(task)
+    task.refresh_from_db()
+    assert (task.status, task.replied_at is not None) == (TaskStatus.SENT, True)
+    assert task.events.latest("pk").text == "the command was not sent: away"
+    assert not is_sent(task)
+
+
+def test_a_worker_whose_command_did_not_go_out_leaves_the_one_of_another_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stood still so long that the limits gave its command up, and another worker took the task."""
+    task = make_task()
+
+    def publish(messages: Any) -> list[Outcome]:
+        monkeypatch.setattr(publisher, "publish", lambda sent: [Outcome.CONFIRMED] * len(sent))
+        UpgradeTask.objects.update(sent_at=ago(1))
+        Device.objects.update(last_seen_at=timezone.now())
+        enforce(task)
+        assert is_sent(task)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(publisher, "publish", publish)
+    is_sent(task)
+    task.refresh_from_db()
+    assert (task.status, task.attempt) == (TaskStatus.SENT, 2)
+
+
 # "Already upgrading"
 
 
