@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F, Q
+from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import bulk, envelope, metrics, publisher, topics
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # A tick stays short also when everything wakes at once, as at the opening of the hours.
 LOOK_AT_MOST = 500
+# What was judged longer ago is judged anew: a bucket may have taken its time meanwhile.
+FRESH = dt.timedelta(seconds=20)
 
 
 # What the history says where the broker did not just take a command.
@@ -37,6 +40,10 @@ _NOTES = {
     Outcome.DOUBTFUL: "the broker did not confirm the command; it may have arrived all the same",
     Outcome.REFUSED: "the broker refused the command; see whether it lets workers publish to its topic",
 }
+_TOO_SLOW = Reason(
+    "no_link",
+    "its command was not made in time: the storage of the packages or this server is slow",
+)
 
 
 class Command(NamedTuple):
@@ -49,6 +56,17 @@ class Command(NamedTuple):
     @property
     def task(self) -> UpgradeTask:
         return self.case.task
+
+
+class Claim(NamedTuple):
+    """Commands that this worker alone may send now, and when it took them."""
+
+    commands: list[Command]
+    at: dt.datetime
+
+    @property
+    def tasks(self) -> list[UpgradeTask]:
+        return [command.task for command in self.commands]
 
 
 def look_again(now: dt.datetime) -> None:
@@ -75,10 +93,13 @@ def issue(pks: Sequence[int], now: dt.datetime) -> int:
     """Sends the commands of those tasks that may still go; returns how many."""
     waiting = UpgradeTask.objects.waiting().filter(pk__among=pks)
     ready = judging.judge(waiting, now, note=False)
-    claimed = _claim(_commands(_sendable(ready, now), now), now)
-    if claimed:
-        _publish(claimed, now)
-    return len(claimed)
+    commands = _commands(_sendable(ready, now), now)
+    if not commands:
+        return 0
+    claim = _claim(commands, now)
+    if claim.commands:
+        _publish(claim)
+    return len(claim.commands)
 
 
 def _sendable(ready: Sequence[Case], now: dt.datetime) -> list[Case]:
@@ -120,19 +141,21 @@ def _command(case: Case, now: dt.datetime) -> Command:
     return Command(case, tid, envelope.encode(tid, task.bid, messages.METHOD, data, now))
 
 
-def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
+def _claim(commands: Sequence[Command], judged_at: dt.datetime) -> Claim:
     """Marks tasks ``sent`` whose commands may go out; what is left over waits for the next tick.
 
     It holds the lock of all rollouts that run, so that workers together keep the limits of each,
-    of a site and of the system. All that takes time was done before. As everywhere, the lock leaves
-    a rollout's key free (``no_key``): who holds a task may still write rows that name its rollout,
-    which would be a deadlock.
+    of a site and of the system. All that takes time was done before, and the time for a reply does
+    not begin until now. As everywhere, the lock leaves a rollout's key free (``no_key``): who holds
+    a task may still write rows that name its rollout, which would be a deadlock.
     """
-    if not commands:
-        return []
     with transaction.atomic():
         running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk")
         locked = list(running.select_for_update(of=("self",), no_key=True))
+        now = timezone.now()
+        if now - judged_at > FRESH:
+            _hold_back(commands, _TOO_SLOW, now)
+            return Claim([], now)
         slots = Slots(locked)
         chosen = [
             command.task.pk
@@ -157,7 +180,14 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
     # Those that were found ready by one look have waited alike.
     for waited, times in Counter(now - (one.task.ready_at or now) for one in claimed).items():
         metrics.observe("issue_seconds", waited.total_seconds(), times)
-    return claimed
+    return Claim(claimed, now)
+
+
+def _hold_back(commands: Sequence[Command], reason: Reason, now: dt.datetime) -> None:
+    """Lets tasks wait a moment whose commands were made and cannot go out now."""
+    tasks = [command.task for command in commands]
+    logger.warning("%d commands wait: %s", len(tasks), reason.text)
+    judging.write(tasks, {task.pk: [reason] for task in tasks}, now)
 
 
 def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[Command]:
@@ -184,10 +214,10 @@ def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[
     ]
 
 
-def _publish(claimed: Sequence[Command], now: dt.datetime) -> None:
+def _publish(claim: Claim) -> None:
     """Sends the commands and waits for the broker; what surely was not sent waits again."""
-    tasks = [command.task for command in claimed]
-    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in claimed]
+    tasks, now = claim.tasks, claim.at
+    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in claim.commands]
     try:
         outcomes = publisher.publish(outgoing)
     except BrokerUnavailable as error:

@@ -1,0 +1,91 @@
+"""From chosen to sent by a worker that is slow, stands still or reaches no broker."""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from fleet.models import Device
+from mqtt_bridge import publisher, router
+from mqtt_bridge.client import Outcome
+from ota.models import UpgradeTask
+from ota.states import TaskStatus
+from ota.upgrades import files, issue
+from tests.make import make_listening, make_task
+
+pytestmark = pytest.mark.django_db
+
+Sent = list[str]
+
+
+@pytest.fixture(autouse=True)
+def clock() -> Iterator[time_machine.Traveller]:
+    start = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
+    with time_machine.travel(start, tick=False) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def sent(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """The ``tid`` of each command that a broker took, which confirms all."""
+    router.discover()
+    found: Sent = []
+
+    def publish(messages: Any) -> list[Outcome]:
+        found.extend(json.loads(payload)["tid"] for _, payload in messages)
+        return [Outcome.CONFIRMED] * len(messages)
+
+    monkeypatch.setattr(publisher, "publish", publish)
+    return found
+
+
+def once_before(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, what: Callable[[], Any]
+) -> None:
+    """Something happens right before a function is called the next time."""
+    real = getattr(where, name)
+
+    def call(*given: Any) -> Any:
+        monkeypatch.setattr(where, name, real)
+        what()
+        return real(*given)
+
+    monkeypatch.setattr(where, name, call)
+
+
+def send(task: UpgradeTask) -> int:
+    """What a worker does with a chunk of this one task, whose dock is heard all the time."""
+    make_listening()
+    Device.objects.update(last_seen_at=timezone.now())
+    count = issue.issue([task.pk], timezone.now())
+    task.refresh_from_db()
+    return count
+
+
+# A look at the packages' files that takes its time
+
+
+def test_the_time_for_a_reply_begins_when_the_command_goes_out(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller
+) -> None:
+    task = make_task()
+    once_before(monkeypatch, files, "look", lambda: clock.shift(9))
+    assert send(task) == 1
+    assert task.sent_at == timezone.now()
+    assert {event.at for event in task.events.all()} == {task.sent_at}
+
+
+def test_what_was_judged_too_long_ago_is_judged_anew(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+) -> None:
+    task = make_task()
+    once_before(monkeypatch, files, "look", lambda: clock.shift(36))
+    assert send(task) == 0
+    assert (task.status, task.attempt, sent) == (TaskStatus.PENDING, 0, [])
+    assert [reason["code"] for reason in task.waits_for] == ["no_link"]
+    assert send(task) == 1
+    assert sent == [task.tid]
