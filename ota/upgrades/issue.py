@@ -21,6 +21,7 @@ from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery, live, messages
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.needs import Reason
 from ota.states import TaskStatus
 from ota.upgrades import files, judging
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 LOOK_AT_MOST = 500
 # What was judged longer ago is judged anew: a bucket may have taken its time meanwhile.
 FRESH = dt.timedelta(seconds=20)
+# A claimed command goes out at once or not at all: once its time for a reply is over, another worker
+# may send the task.
+PROMPT = dt.timedelta(seconds=10)
 
 
 # What the history says where the broker did not just take a command.
@@ -40,6 +44,7 @@ _NOTES = {
     Outcome.DOUBTFUL: "the broker did not confirm the command; it may have arrived all the same",
     Outcome.REFUSED: "the broker refused the command; see whether it lets workers publish to its topic",
 }
+_NO_BROKER = Reason("broker_unavailable", "the MQTT broker does not answer")
 _TOO_SLOW = Reason(
     "no_link",
     "its command was not made in time: the storage of the packages or this server is slow",
@@ -216,50 +221,75 @@ def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[
 
 def _publish(claim: Claim) -> None:
     """Sends the commands and waits for the broker; what surely was not sent waits again."""
-    tasks, now = claim.tasks, claim.at
-    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in claim.commands]
     try:
-        outcomes = publisher.publish(outgoing)
+        publisher.connect()
+        commands = _still_wanted(claim)
+        outcomes = publisher.publish(
+            [(topics.services(one.task.gateway.sn), one.payload) for one in commands]
+        )
     except BrokerUnavailable as error:
-        _take_back(tasks, now, str(error))
+        _take_back(claim.tasks, claim.at, str(error), _NO_BROKER)
         return
     for outcome in set(outcomes):
-        concerned = [task for task, one in zip(tasks, outcomes, strict=True) if one is outcome]
+        pairs = zip(commands, outcomes, strict=True)
+        concerned = [command.task for command, one in pairs if one is outcome]
         if outcome is Outcome.UNSENT:
-            _take_back(concerned, now, "the connection to the MQTT broker broke off before it")
+            why = "the connection to the MQTT broker broke off before it"
+            _take_back(concerned, claim.at, why, _NO_BROKER)
             continue
         metrics.count("commands", len(concerned), outcome=outcome.value)
         if outcome in _NOTES:
-            note(concerned, now, _NOTES[outcome])
+            note(concerned, claim.at, _NOTES[outcome])
 
 
-def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) -> None:
+def _still_wanted(claim: Claim) -> list[Command]:
+    """A last look, after which nothing is waited for: those that may still go; the others wait again.
+
+    A worker that stood still since its claim knows nothing of what others have done, and its dock
+    may have answered an earlier command.
+    """
+    is_late = timezone.now() - claim.at > PROMPT
+    own = _claimed_at(claim.at).filter(pk__among=[] if is_late else [t.pk for t in claim.tasks])
+    wanted = set(own.values_list("pk", flat=True))
+    if others := [task for task in claim.tasks if task.pk not in wanted]:
+        why = "it would have been late, or its dock had answered the one before"
+        _take_back(others, claim.at, why, _TOO_SLOW)
+    return [command for command in claim.commands if command.task.pk in wanted]
+
+
+def _claimed_at(at: dt.datetime) -> UpgradeTaskQuerySet:
+    """Those that were claimed then, and of which nobody has heard or changed anything since."""
+    return UpgradeTask.objects.filter(status=TaskStatus.SENT, sent_at=at, replied_at=None)
+
+
+def _take_back(
+    tasks: Collection[UpgradeTask], now: dt.datetime, why: str, waits_for: Reason
+) -> None:
     """Lets those wait again whose command was not sent, as if it had never been made.
 
     Not those whose dock has meanwhile answered an earlier command, nor those that another worker has
     sent since: what was claimed at ``now`` is this worker's.
     """
     metrics.count("commands", len(tasks), outcome="unsent")
-    logger.warning("%d commands were not sent: %s", len(tasks), reason)
+    logger.warning("%d commands were not sent: %s", len(tasks), why)
     # As they were when they were judged: a new command had wiped how the last one ended.
     columns = ("result", "message", "not_before", "replied_at")
     with transaction.atomic():
-        moved = UpgradeTask.objects.filter(sent_at=now, replied_at=None).move(
+        moved = _claimed_at(now).move(
             [task.pk for task in tasks],
             TaskStatus.PENDING,
             now,
-            f"not sent: {reason}",
-            only_from=[TaskStatus.SENT],
+            f"not sent: {why}",
             attempt=F("attempt") - 1,
             due_at=now + LOOK_AGAIN,
             is_ready=False,
-            waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
+            waits_for=[waits_for.as_json()],
         )
         by_pk = {task.pk: task for task in tasks}
         rows = {pk: {name: getattr(by_pk[pk], name) for name in columns} for pk in moved}
         bulk.update(UpgradeTask, columns, rows)
     left = [by_pk[pk] for pk in by_pk.keys() - rows.keys()]
-    note(left, now, f"the command was not sent: {reason}")
+    note(left, now, f"the command was not sent: {why}")
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 

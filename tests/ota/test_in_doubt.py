@@ -29,6 +29,7 @@ from tests.make import (
 )
 from tests.ota.doubt import (
     RESTARTED,
+    accept,
     ago,
     enforce,
     fail,
@@ -244,11 +245,6 @@ def test_a_broker_that_is_away_does_not_wipe_how_the_last_attempt_failed(
     task.refresh_from_db()
     assert (task.status, task.result) == (TaskStatus.FAILED, 312002)
     assert "not sent again" in task.message
-
-
-def accept(task: UpgradeTask, tid: str) -> None:
-    """Its dock answers the command with that ``tid``."""
-    say(task, "services_reply", envelope({"result": 0}, "ota_create", bid=task.bid, tid=tid))
 
 
 def test_a_dock_that_accepts_late_while_the_next_command_cannot_go_out_gets_no_other(

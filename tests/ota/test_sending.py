@@ -15,7 +15,8 @@ from mqtt_bridge.client import Outcome
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import files, issue
-from tests.make import make_listening, make_task
+from tests.make import NEW, envelope, make_listening, make_task, progress
+from tests.ota.doubt import accept, enforce, say, tell_version
 
 pytestmark = pytest.mark.django_db
 
@@ -39,6 +40,7 @@ def sent(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> Sent
         found.extend(json.loads(payload)["tid"] for _, payload in messages)
         return [Outcome.CONFIRMED] * len(messages)
 
+    monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", publish)
     return found
 
@@ -89,3 +91,55 @@ def test_what_was_judged_too_long_ago_is_judged_anew(
     assert [reason["code"] for reason in task.waits_for] == ["no_link"]
     assert send(task) == 1
     assert sent == [task.tid]
+
+
+# A worker that stands still, as on a machine that is paused
+
+
+def test_a_command_that_another_worker_sent_meanwhile_does_not_go_out_once_more(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+) -> None:
+    task = make_task()
+
+    def go_on_without_it() -> None:
+        clock.shift(40)
+        make_listening()
+        Device.objects.update(last_seen_at=timezone.now())
+        enforce(task)
+        assert send(task) == 1
+        clock.shift(1)
+        accept(task, task.tid)
+        say(task, "events", envelope(progress("ok", 100), "ota_progress", bid=task.bid))
+        tell_version(task, NEW)
+        assert task.status == TaskStatus.OK
+
+    once_before(monkeypatch, issue, "_publish", go_on_without_it)
+    send(task)
+    assert sent == [task.tid]
+    assert (task.status, task.attempt) == (TaskStatus.OK, 2)
+    assert "the command was not sent" in task.events.latest("pk").text
+
+
+def test_a_command_that_comes_late_waits_for_another_look(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+) -> None:
+    task = make_task()
+    once_before(monkeypatch, issue, "_publish", lambda: clock.shift(15))
+    send(task)
+    assert (task.status, task.attempt, task.unanswered, sent) == (TaskStatus.PENDING, 0, 0, [])
+    assert [reason["code"] for reason in task.waits_for] == ["no_link"]
+    assert send(task) == 1
+    assert sent == [task.tid]
+
+
+def test_a_command_does_not_go_out_when_the_dock_has_just_accepted_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, sent: Sent
+) -> None:
+    task = make_task(status=TaskStatus.SENT, replied_at=None)
+    first = task.tid
+    make_listening()
+    enforce(task)
+    assert task.status == TaskStatus.PENDING
+    once_before(monkeypatch, issue, "_publish", lambda: accept(task, first))
+    send(task)
+    assert (task.status, task.replied_at, sent) == (TaskStatus.SENT, timezone.now(), [])
