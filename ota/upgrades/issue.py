@@ -99,12 +99,24 @@ def issue(pks: Sequence[int], now: dt.datetime) -> int:
     waiting = UpgradeTask.objects.waiting().filter(pk__among=pks)
     ready = judging.judge(waiting, now, note=False)
     commands = _commands(_sendable(ready, now), now)
-    if not commands:
+    if not commands or not _is_connected(commands, now):
         return 0
     claim = _claim(commands, now)
     if claim.commands:
         _publish(claim)
     return len(claim.commands)
+
+
+def _is_connected(commands: Sequence[Command], now: dt.datetime) -> bool:
+    """Whether there is a broker; if not they wait, and nothing is said to have happened to them."""
+    try:
+        publisher.connect()
+    except BrokerUnavailable as error:
+        metrics.count("commands", len(commands), outcome="unsent")
+        logger.warning("%d commands were not sent: %s", len(commands), error)
+        _hold_back(commands, _NO_BROKER, now)
+        return False
+    return True
 
 
 def _sendable(ready: Sequence[Case], now: dt.datetime) -> list[Case]:
@@ -159,6 +171,7 @@ def _claim(commands: Sequence[Command], judged_at: dt.datetime) -> Claim:
         locked = list(running.select_for_update(of=("self",), no_key=True))
         now = timezone.now()
         if now - judged_at > FRESH:
+            logger.warning("%d commands wait: %s", len(commands), _TOO_SLOW.text)
             _hold_back(commands, _TOO_SLOW, now)
             return Claim([], now)
         slots = Slots(locked)
@@ -191,7 +204,6 @@ def _claim(commands: Sequence[Command], judged_at: dt.datetime) -> Claim:
 def _hold_back(commands: Sequence[Command], reason: Reason, now: dt.datetime) -> None:
     """Lets tasks wait a moment whose commands were made and cannot go out now."""
     tasks = [command.task for command in commands]
-    logger.warning("%d commands wait: %s", len(tasks), reason.text)
     judging.write(tasks, {task.pk: [reason] for task in tasks}, now)
 
 
@@ -221,14 +233,12 @@ def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[
 
 def _publish(claim: Claim) -> None:
     """Sends the commands and waits for the broker; what surely was not sent waits again."""
+    commands = _still_wanted(claim)
+    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in commands]
     try:
-        publisher.connect()
-        commands = _still_wanted(claim)
-        outcomes = publisher.publish(
-            [(topics.services(one.task.gateway.sn), one.payload) for one in commands]
-        )
+        outcomes = publisher.publish(outgoing)
     except BrokerUnavailable as error:
-        _take_back(claim.tasks, claim.at, str(error), _NO_BROKER)
+        _take_back([one.task for one in commands], claim.at, str(error), _NO_BROKER)
         return
     for outcome in set(outcomes):
         pairs = zip(commands, outcomes, strict=True)

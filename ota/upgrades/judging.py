@@ -187,6 +187,7 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
         )  # not heard for long, and not marked: hearing it may change nothing else
     if codes & {
         "bridge_down",
+        "broker_unavailable",
         "foreign_upgrade",
         "silent",
         "no_link",
@@ -232,7 +233,8 @@ def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
         spread = Reason("not_yet", f"its start is spread: it waits until {until}")
         yield retries.resting(task, task.not_before) if task.retries else spread
     if text := hours.closed(task, now):
-        yield Reason("hours", text)
+        # Time clears only what begins again; for the rest somebody has to do something.
+        yield Reason("hours" if hours.opening(task, now) else "no_hours", text)
 
 
 def _end(

@@ -12,9 +12,11 @@ from django.utils import timezone
 from fleet.models import Device
 from mqtt_bridge import publisher, router
 from mqtt_bridge.client import Outcome
+from mqtt_bridge.errors import BrokerUnavailable
+from ota import rollouts
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import files, issue
+from ota.upgrades import files, issue, judging
 from tests.make import NEW, envelope, make_listening, make_task, progress
 from tests.ota.doubt import accept, enforce, say, tell_version
 
@@ -143,3 +145,27 @@ def test_a_command_does_not_go_out_when_the_dock_has_just_accepted_the_one_befor
     once_before(monkeypatch, issue, "_publish", lambda: accept(task, first))
     send(task)
     assert (task.status, task.replied_at, sent) == (TaskStatus.SENT, timezone.now(), [])
+
+
+# A broker that lets the bridge in and no worker
+
+
+def test_without_a_connection_no_task_is_touched_and_its_rollout_stands_still(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller
+) -> None:
+    def connect() -> None:
+        raise BrokerUnavailable("not authorized")
+
+    monkeypatch.setattr(publisher, "connect", connect)
+    task = make_task()
+    clock.shift(25 * 3600)
+    for _ in range(5):
+        clock.shift(5)
+        assert send(task) == 0
+    assert (task.status, task.attempt, task.events.count()) == (TaskStatus.PENDING, 0, 0)
+    assert [reason["code"] for reason in task.waits_for] == ["broker_unavailable"]
+    assert task.due_at == timezone.now() + judging.LOOK_AGAIN
+    rollouts.standstill.tell(timezone.now())
+    assert task.rollout.events.get(kind="standstill").text.startswith(
+        "1 upgrade waits: 1 broker_unavailable."
+    )
