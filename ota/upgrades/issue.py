@@ -249,7 +249,7 @@ def _publish(claim: Claim) -> None:
             continue
         metrics.count("commands", len(concerned), outcome=outcome.value)
         if outcome in _NOTES:
-            note(concerned, claim.at, _NOTES[outcome])
+            note(concerned, timezone.now(), _NOTES[outcome])
 
 
 def _still_wanted(claim: Claim) -> list[Command]:
@@ -273,19 +273,20 @@ def _claimed_at(at: dt.datetime) -> UpgradeTaskQuerySet:
 
 
 def _take_back(
-    tasks: Collection[UpgradeTask], now: dt.datetime, why: str, waits_for: Reason
+    tasks: Collection[UpgradeTask], claimed_at: dt.datetime, why: str, waits_for: Reason
 ) -> None:
     """Lets those wait again whose command was not sent, as if it had never been made.
 
     Not those whose dock has meanwhile answered an earlier command, nor those that another worker has
-    sent since: what was claimed at ``now`` is this worker's.
+    sent since: what was claimed at that moment is this worker's.
     """
+    now = timezone.now()
     metrics.count("commands", len(tasks), outcome="unsent")
     logger.warning("%d commands were not sent: %s", len(tasks), why)
     # As they were when they were judged: a new command had wiped how the last one ended.
     columns = ("result", "message", "not_before", "replied_at")
     with transaction.atomic():
-        moved = _claimed_at(now).move(
+        moved = _claimed_at(claimed_at).move(
             [task.pk for task in tasks],
             TaskStatus.PENDING,
             now,

@@ -129,6 +129,7 @@ def test_a_command_that_comes_late_waits_for_another_look(
     once_before(monkeypatch, issue, "_publish", lambda: clock.shift(15))
     send(task)
     assert (task.status, task.attempt, task.unanswered, sent) == (TaskStatus.PENDING, 0, 0, [])
+    assert task.status_at == task.events.latest("pk").at == timezone.now()
     assert [reason["code"] for reason in task.waits_for] == ["no_link"]
     assert send(task) == 1
     assert sent == [task.tid]
