@@ -280,10 +280,12 @@ class Sender(_Connection):
         super().__init__(f"fleet-ota-sender-{secrets.token_hex(6)}", clean=True)
 
     def send(self, messages: Sequence[tuple[str, bytes]], seconds: float) -> list[Outcome]:
-        """Publishes with QoS 1, some at once; once one of them is doubtful, no others."""
+        """Publishes with QoS 1, some at once; none after one that is doubtful, nor when time is over."""
         until = time.monotonic() + seconds
         found: list[Outcome] = []
         while len(found) < len(messages) and Outcome.DOUBTFUL not in found:
+            if time.monotonic() >= until:
+                break
             found += self._send_some(messages[len(found) :][: self._window], until)
         return found + [Outcome.UNSENT] * (len(messages) - len(found))
 

@@ -16,25 +16,36 @@ _sender: Sender | None = None
 _owner = 0
 
 
+def connect() -> None:
+    """Waits for this process's connection, on which ``publish`` does not wait.
+
+    Raises:
+        BrokerUnavailable: there is none.
+    """
+    with _lock:
+        _connected()
+
+
 def publish(messages: Sequence[tuple[str, bytes]]) -> list[Outcome]:
-    """Publishes ``(topic, payload)`` pairs, each once, and waits until the broker has confirmed them.
+    """Publishes ``(topic, payload)`` pairs, each at once and once, and waits until the broker has confirmed them.
 
     Returns, in order, what became of each. A connection that left one open is thrown away, so that
     a late word about it is taken for no other.
 
     Raises:
-        BrokerUnavailable: there is no connection; nothing was sent.
+        BrokerUnavailable: nobody has called ``connect``, or it was thrown away; nothing was sent.
     """
     with _lock:
-        sender = _connected()
-        found = sender.send(messages, CONFIRM_TIME)
+        if _sender is None or _owner != os.getpid():
+            raise BrokerUnavailable("there is no connection to the broker")
+        found = _sender.send(messages, CONFIRM_TIME)
         if Outcome.DOUBTFUL in found or Outcome.UNSENT in found:
             close()
         return found
 
 
-def _connected() -> Sender:
-    """This process's sender; a forked process makes its own."""
+def _connected() -> None:
+    """Sees to this process's sender; a forked process makes its own."""
     global _sender, _owner
     if _sender is None or _owner != os.getpid():
         _sender, _owner = Sender(), os.getpid()
@@ -45,11 +56,10 @@ def _connected() -> Sender:
     except BrokerUnavailable:
         close()
         raise
-    return _sender
 
 
 def close() -> None:
-    """Ends the connection; the next ``publish`` makes a new one."""
+    """Ends the connection; the next ``connect`` makes a new one."""
     global _sender
     if _sender is not None and _owner == os.getpid():
         _sender.stop()

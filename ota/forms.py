@@ -29,7 +29,7 @@ from ota.models.packages import MOST_NOTES, validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
 from ota.rollouts import FIELDS, InvalidPolicy, Options
-from ota.rollouts.planning import refuse_deadline
+from ota.rollouts.planning import refuse_times
 
 # A change of these changes who is upgraded and to what.
 DECISIVE = ("to", "with_aircraft", "allow_downgrade")
@@ -235,7 +235,7 @@ class DeadlineForm(ChangeForm):
     def clean_deadline_at(self) -> dt.datetime | None:
         deadline: dt.datetime | None = self.cleaned_data["deadline_at"]
         try:
-            refuse_deadline(self.rollout.starts_at, deadline, timezone.now())
+            refuse_times(self.rollout.starts_at, deadline, timezone.now())
         except InvalidPolicy as error:
             raise ValidationError(str(error)) from error
         return deadline

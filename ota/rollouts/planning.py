@@ -31,6 +31,8 @@ NO_LIST = (
     "Only a whole list can be kept open: all devices, or those of a model, kind, organization, site or "
     "need; not devices picked by hand, searched for, or listed by presence or version."
 )
+# At the end of the calendar a time has no equal on the clock of every site.
+FARTHEST = dt.timedelta(days=36525)
 
 
 class InvalidPolicy(ValueError):
@@ -288,17 +290,20 @@ def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None
     clean(Rollout(**policy), FIELDS)
     if policy["keeps_open"] and not options.criteria:
         raise InvalidPolicy("keeps_open", NO_LIST)
-    refuse_deadline(options.starts_at, options.deadline_at, now)
+    refuse_times(options.starts_at, options.deadline_at, now)
 
 
-def refuse_deadline(
+def refuse_times(
     starts_at: dt.datetime | None, deadline_at: dt.datetime | None, now: dt.datetime
 ) -> None:
-    """Refuses a deadline by which nothing can have been issued.
+    """Refuses a deadline by which nothing can have been issued, and times that nobody can mean.
 
     Raises:
-        InvalidPolicy: it is over, or before the start.
+        InvalidPolicy: the deadline is over or before the start, or one of them is too far away.
     """
+    for name, at in (("starts_at", starts_at), ("deadline_at", deadline_at)):
+        if at and at > now + FARTHEST:
+            raise InvalidPolicy(name, "This is more than a hundred years away: correct the year.")
     if deadline_at and deadline_at <= now:
         raise InvalidPolicy("deadline_at", "The deadline has passed already.")
     if deadline_at and starts_at and deadline_at <= starts_at:

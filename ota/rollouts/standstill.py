@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Max
 
 from fleet.counts import count
+from mqtt_bridge.models import BridgeSession
 from ota.models import Rollout, RolloutEvent, UpgradeTask
 from ota.rollouts import course
 from ota.states import TaskStatus
@@ -22,7 +23,7 @@ def tell(now: dt.datetime) -> None:
     """Writes into the history of each what it waits for, once a day; hearing of that starts the next day."""
     for rollout in Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk"):
         is_still = _last_moved(rollout) <= now - AFTER
-        if is_still and (reason := _reason(rollout)):
+        if is_still and (reason := _reason(rollout, now)):
             course.note(rollout.pk, RolloutEvent.Kind.STANDSTILL, now, reason)
 
 
@@ -32,16 +33,28 @@ def _last_moved(rollout: Rollout) -> dt.datetime:
     return max(at for at in (rollout.created_at, rollout.starts_at, moved, told) if at)
 
 
-def _reason(rollout: Rollout) -> str:
+def _reason(rollout: Rollout, now: dt.datetime) -> str:
     """What it waits for, in words; empty if it will go on by itself, or has nothing to do."""
-    if rollout.tasks.in_flight().exists():
-        return ""
+    if under_way := list(
+        rollout.tasks.in_flight().order_by("pk").values_list("gateway__sn", flat=True)
+    ):
+        is_heard = BridgeSession.objects.heard(now)
+        return "" if is_heard else _unheard(under_way)
     waiting = rollout.tasks.waiting().order_by("pk").values_list("gateway__sn", "waits_for")
     tasks = [(sn, [reason["code"] for reason in reasons]) for sn, reasons in waiting]
     stuck = [(sn, codes) for sn, codes in tasks if not _TIMES.intersection(codes)]
     if stuck:
         return _of_tasks(stuck)
     return "" if tasks else _of_waves(rollout)
+
+
+def _unheard(under_way: list[str]) -> str:
+    are = count(len(under_way), "upgrade is", "upgrades are")
+    they_end = "it ends" if len(under_way) == 1 else "they end"
+    return (
+        f"{are} under way, and the MQTT bridge is not listening: nobody hears how {they_end}. "
+        f"Start the bridge. Look at {', '.join(under_way[:NAMED])}."
+    )
 
 
 def _of_tasks(stuck: list[tuple[str, list[str]]]) -> str:

@@ -24,7 +24,7 @@ from ota.rollouts.planning import (
     clean,
     may_grow,
     refuse_closed,
-    refuse_deadline,
+    refuse_times,
 )
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
 
@@ -308,7 +308,7 @@ def _refuse_to_open(rollout: Rollout) -> None:
 def _clean(rollout: Rollout, fields: Mapping[str, Any], now: dt.datetime) -> None:
     clean(rollout, fields)
     if {"starts_at", "deadline_at"} & set(fields):
-        refuse_deadline(rollout.starts_at, rollout.deadline_at, now)
+        refuse_times(rollout.starts_at, rollout.deadline_at, now)
     if rollout.deadline_at and _TIMES & set(fields):
         start = max(rollout.starts_at or now, now)
         refuse_closed(rollout, _waiting_sites(rollout), start, rollout.deadline_at)

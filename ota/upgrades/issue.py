@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from django.db import transaction
 from django.db.models import F, Q
+from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import bulk, envelope, metrics, publisher, topics
@@ -20,6 +21,7 @@ from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery, live, messages
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.needs import Reason
 from ota.states import TaskStatus
 from ota.upgrades import files, judging
@@ -30,6 +32,11 @@ logger = logging.getLogger(__name__)
 
 # A tick stays short also when everything wakes at once, as at the opening of the hours.
 LOOK_AT_MOST = 500
+# What was judged longer ago is judged anew: a bucket may have taken its time meanwhile.
+FRESH = dt.timedelta(seconds=20)
+# A claimed command goes out at once or not at all: once its time for a reply is over, another worker
+# may send the task.
+PROMPT = dt.timedelta(seconds=10)
 
 
 # What the history says where the broker did not just take a command.
@@ -37,6 +44,11 @@ _NOTES = {
     Outcome.DOUBTFUL: "the broker did not confirm the command; it may have arrived all the same",
     Outcome.REFUSED: "the broker refused the command; see whether it lets workers publish to its topic",
 }
+_NO_BROKER = Reason("broker_unavailable", "the MQTT broker does not answer")
+_TOO_SLOW = Reason(
+    "no_link",
+    "its command was not made in time: the storage of the packages or this server is slow",
+)
 
 
 class Command(NamedTuple):
@@ -49,6 +61,17 @@ class Command(NamedTuple):
     @property
     def task(self) -> UpgradeTask:
         return self.case.task
+
+
+class Claim(NamedTuple):
+    """Commands that this worker alone may send now, and when it took them."""
+
+    commands: list[Command]
+    at: dt.datetime
+
+    @property
+    def tasks(self) -> list[UpgradeTask]:
+        return [command.task for command in self.commands]
 
 
 def look_again(now: dt.datetime) -> None:
@@ -75,10 +98,25 @@ def issue(pks: Sequence[int], now: dt.datetime) -> int:
     """Sends the commands of those tasks that may still go; returns how many."""
     waiting = UpgradeTask.objects.waiting().filter(pk__among=pks)
     ready = judging.judge(waiting, now, note=False)
-    claimed = _claim(_commands(_sendable(ready, now), now), now)
-    if claimed:
-        _publish(claimed, now)
-    return len(claimed)
+    commands = _commands(_sendable(ready, now), now)
+    if not commands or not _is_connected(commands, now):
+        return 0
+    claim = _claim(commands, now)
+    if claim.commands:
+        _publish(claim)
+    return len(claim.commands)
+
+
+def _is_connected(commands: Sequence[Command], now: dt.datetime) -> bool:
+    """Whether there is a broker; if not they wait, and nothing is said to have happened to them."""
+    try:
+        publisher.connect()
+    except BrokerUnavailable as error:
+        metrics.count("commands", len(commands), outcome="unsent")
+        logger.warning("%d commands were not sent: %s", len(commands), error)
+        _hold_back(commands, _NO_BROKER, now)
+        return False
+    return True
 
 
 def _sendable(ready: Sequence[Case], now: dt.datetime) -> list[Case]:
@@ -120,19 +158,22 @@ def _command(case: Case, now: dt.datetime) -> Command:
     return Command(case, tid, envelope.encode(tid, task.bid, messages.METHOD, data, now))
 
 
-def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
+def _claim(commands: Sequence[Command], judged_at: dt.datetime) -> Claim:
     """Marks tasks ``sent`` whose commands may go out; what is left over waits for the next tick.
 
     It holds the lock of all rollouts that run, so that workers together keep the limits of each,
-    of a site and of the system. All that takes time was done before. As everywhere, the lock leaves
-    a rollout's key free (``no_key``): who holds a task may still write rows that name its rollout,
-    which would be a deadlock.
+    of a site and of the system. All that takes time was done before, and the time for a reply does
+    not begin until now. As everywhere, the lock leaves a rollout's key free (``no_key``): who holds
+    a task may still write rows that name its rollout, which would be a deadlock.
     """
-    if not commands:
-        return []
     with transaction.atomic():
         running = Rollout.objects.filter(status=Rollout.Status.RUNNING).order_by("pk")
         locked = list(running.select_for_update(of=("self",), no_key=True))
+        now = timezone.now()
+        if now - judged_at > FRESH:
+            logger.warning("%d commands wait: %s", len(commands), _TOO_SLOW.text)
+            _hold_back(commands, _TOO_SLOW, now)
+            return Claim([], now)
         slots = Slots(locked)
         chosen = [
             command.task.pk
@@ -157,7 +198,13 @@ def _claim(commands: Sequence[Command], now: dt.datetime) -> list[Command]:
     # Those that were found ready by one look have waited alike.
     for waited, times in Counter(now - (one.task.ready_at or now) for one in claimed).items():
         metrics.observe("issue_seconds", waited.total_seconds(), times)
-    return claimed
+    return Claim(claimed, now)
+
+
+def _hold_back(commands: Sequence[Command], reason: Reason, now: dt.datetime) -> None:
+    """Lets tasks wait a moment whose commands were made and cannot go out now."""
+    tasks = [command.task for command in commands]
+    judging.write(tasks, {task.pk: [reason] for task in tasks}, now)
 
 
 def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[Command]:
@@ -184,43 +231,76 @@ def _unchanged(commands: Sequence[Command], running: Iterable[Rollout]) -> list[
     ]
 
 
-def _publish(claimed: Sequence[Command], now: dt.datetime) -> None:
+def _publish(claim: Claim) -> None:
     """Sends the commands and waits for the broker; what surely was not sent waits again."""
-    tasks = [command.task for command in claimed]
-    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in claimed]
+    commands = _still_wanted(claim)
+    outgoing = [(topics.services(one.task.gateway.sn), one.payload) for one in commands]
     try:
         outcomes = publisher.publish(outgoing)
     except BrokerUnavailable as error:
-        _take_back(tasks, now, str(error))
+        _take_back([one.task for one in commands], claim.at, str(error), _NO_BROKER)
         return
     for outcome in set(outcomes):
-        concerned = [task for task, one in zip(tasks, outcomes, strict=True) if one is outcome]
+        pairs = zip(commands, outcomes, strict=True)
+        concerned = [command.task for command, one in pairs if one is outcome]
         if outcome is Outcome.UNSENT:
-            _take_back(concerned, now, "the connection to the MQTT broker broke off before it")
+            why = "the connection to the MQTT broker broke off before it"
+            _take_back(concerned, claim.at, why, _NO_BROKER)
             continue
         metrics.count("commands", len(concerned), outcome=outcome.value)
         if outcome in _NOTES:
-            note(concerned, now, _NOTES[outcome])
+            note(concerned, timezone.now(), _NOTES[outcome])
 
 
-def _take_back(tasks: Collection[UpgradeTask], now: dt.datetime, reason: str) -> None:
+def _still_wanted(claim: Claim) -> list[Command]:
+    """A last look, after which nothing is waited for: those that may still go; the others wait again.
+
+    A worker that stood still since its claim knows nothing of what others have done, and its dock
+    may have answered an earlier command.
+    """
+    is_late = timezone.now() - claim.at > PROMPT
+    own = _claimed_at(claim.at).filter(pk__among=[] if is_late else [t.pk for t in claim.tasks])
+    wanted = set(own.values_list("pk", flat=True))
+    if others := [task for task in claim.tasks if task.pk not in wanted]:
+        why = "it would have been late, or its dock had answered the one before"
+        _take_back(others, claim.at, why, _TOO_SLOW)
+    return [command for command in claim.commands if command.task.pk in wanted]
+
+
+def _claimed_at(at: dt.datetime) -> UpgradeTaskQuerySet:
+    """Those that were claimed then, and of which nobody has heard or changed anything since."""
+    return UpgradeTask.objects.filter(status=TaskStatus.SENT, sent_at=at, replied_at=None)
+
+
+def _take_back(
+    tasks: Collection[UpgradeTask], claimed_at: dt.datetime, why: str, waits_for: Reason
+) -> None:
+    """Lets those wait again whose command was not sent, as if it had never been made.
+
+    Not those whose dock has meanwhile answered an earlier command, nor those that another worker has
+    sent since: what was claimed at that moment is this worker's.
+    """
+    now = timezone.now()
     metrics.count("commands", len(tasks), outcome="unsent")
-    logger.warning("%d commands were not sent: %s", len(tasks), reason)
-    UpgradeTask.objects.move(
-        [task.pk for task in tasks],
-        TaskStatus.PENDING,
-        now,
-        f"not sent: {reason}",
-        only_from=[TaskStatus.SENT],
-        attempt=F("attempt") - 1,
-        due_at=now + LOOK_AGAIN,
-        is_ready=False,
-        waits_for=[Reason("broker_unavailable", "the MQTT broker does not answer").as_json()],
-    )
+    logger.warning("%d commands were not sent: %s", len(tasks), why)
     # As they were when they were judged: a new command had wiped how the last one ended.
     columns = ("result", "message", "not_before", "replied_at")
-    rows = {task.pk: {name: getattr(task, name) for name in columns} for task in tasks}
-    bulk.update(UpgradeTask, columns, rows, f"t.status = '{TaskStatus.PENDING}'")
+    with transaction.atomic():
+        moved = _claimed_at(claimed_at).move(
+            [task.pk for task in tasks],
+            TaskStatus.PENDING,
+            now,
+            f"not sent: {why}",
+            attempt=F("attempt") - 1,
+            due_at=now + LOOK_AGAIN,
+            is_ready=False,
+            waits_for=[waits_for.as_json()],
+        )
+        by_pk = {task.pk: task for task in tasks}
+        rows = {pk: {name: getattr(by_pk[pk], name) for name in columns} for pk in moved}
+        bulk.update(UpgradeTask, columns, rows)
+    left = [by_pk[pk] for pk in by_pk.keys() - rows.keys()]
+    note(left, now, f"the command was not sent: {why}")
     live.announce((task.rollout_id, task.pk) for task in tasks)
 
 

@@ -1,6 +1,7 @@
 """Whether waiting tasks may be sent, what each waits for, and which end without being sent."""
 
 import datetime as dt
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +12,14 @@ from django.db.models import QuerySet
 from fleet import versions
 from fleet.models import Device
 from mqtt_bridge import bulk
+from mqtt_bridge.pipeline import is_outage
 from ota import live, needs
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask
 from ota.needs import Reason, Situation
 from ota.states import PackageState, TaskStatus
 from ota.upgrades import hours, proof, retries
+
+logger = logging.getLogger(__name__)
 
 # A change is written with the time at which its transaction began; it can be seen only later.
 OVERLAP = dt.timedelta(seconds=10)
@@ -40,8 +44,33 @@ def judge(waiting: QuerySet[UpgradeTask], now: dt.datetime, *, note: bool) -> li
 
     A task whose devices have the version already ends as proven; one that must not go any more
     ends as canceled, with the reason. Without ``note`` nothing is written about a task that was
-    found ready before and is so still: it is about to be sent.
+    found ready before and is so still: it is about to be sent. Whatever fails, fails for the task
+    alone with which it does: that one waits, and the others are judged in halves.
     """
+    try:
+        return _judge(waiting, now, note=note)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        pks = sorted(waiting.values_list("pk", flat=True))
+        if len(pks) < 2:
+            _hold_back(waiting, error, now)
+            return []
+    middle = len(pks) // 2
+    halves = [waiting.filter(pk__among=half) for half in (pks[:middle], pks[middle:])]
+    return [case for half in halves for case in judge(half, now, note=note)]
+
+
+def _hold_back(waiting: QuerySet[UpgradeTask], error: Exception, now: dt.datetime) -> None:
+    """Lets a task wait that cannot be judged, and says so."""
+    for task in waiting.select_related("gateway"):
+        logger.error("task %s of %s cannot be judged", task.pk, task.gateway.sn, exc_info=error)
+        text = f"it cannot be judged ({type(error).__name__}); the worker's log says more"
+        reason = Reason("not_judged", text)
+        write([task], {task.pk: [reason]}, now)
+
+
+def _judge(waiting: QuerySet[UpgradeTask], now: dt.datetime, *, note: bool) -> list[Case]:
     cases = _read(waiting)
     if not cases:
         return []
@@ -158,6 +187,7 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
         )  # not heard for long, and not marked: hearing it may change nothing else
     if codes & {
         "bridge_down",
+        "broker_unavailable",
         "foreign_upgrade",
         "silent",
         "no_link",
@@ -203,7 +233,8 @@ def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
         spread = Reason("not_yet", f"its start is spread: it waits until {until}")
         yield retries.resting(task, task.not_before) if task.retries else spread
     if text := hours.closed(task, now):
-        yield Reason("hours", text)
+        # Time clears only what begins again; for the rest somebody has to do something.
+        yield Reason("hours" if hours.opening(task, now) else "no_hours", text)
 
 
 def _end(

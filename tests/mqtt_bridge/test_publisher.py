@@ -1,7 +1,7 @@
 """Commands on their way to the broker: what it confirmed, and what goes out once and never again."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pytest_django import Settings
 from demo import ports
 from mqtt_bridge import publisher
 from mqtt_bridge.client import Outcome
+from mqtt_bridge.errors import BrokerUnavailable
 from tests.cable import Cable
 from tests.flows.ear import Ear
 from tests.processes import Processes, eventually
@@ -32,6 +33,11 @@ def message(number: int, size: int = 0) -> tuple[str, bytes]:
     return TOPIC, json.dumps({"tid": str(number), "x": "x" * size}).encode()
 
 
+def publish(messages: Sequence[tuple[str, bytes]]) -> list[Outcome]:
+    publisher.connect()
+    return publisher.publish(messages)
+
+
 def heard(ear: Ear) -> list[int]:
     """The numbers of what came so far."""
     return [int(one.tid) for one in ear.all("services")]
@@ -43,7 +49,7 @@ def test_commands_arrive_once_each_in_their_order(mosquitto: Server, settings: S
         for version, first in (("3.1.1", 0), ("5", 250)):
             settings.MQTT_VERSION = version
             sent = [message(number, 1000) for number in range(first, first + 250)]
-            assert publisher.publish(sent) == [Outcome.CONFIRMED] * 250
+            assert publish(sent) == [Outcome.CONFIRMED] * 250
             publisher.close()
         eventually(lambda: len(heard(ear)) >= 500, "all commands")
         assert heard(ear) == [*range(500)]
@@ -63,7 +69,7 @@ def test_a_broker_of_mqtt_5_gets_no_more_at_once_than_it_takes_and_tells_what_it
     settings.MQTT_URL, settings.MQTT_VERSION = f"mqtt://127.0.0.1:{port}", "5"
     sent = [message(number) for number in range(20)]
     forbidden = ("thing/product/7CTDM2/services", b"{}")
-    found = publisher.publish([*sent, forbidden, message(20)])
+    found = publish([*sent, forbidden, message(20)])
     assert found == [Outcome.CONFIRMED] * 20 + [Outcome.REFUSED, Outcome.CONFIRMED]
 
 
@@ -73,13 +79,32 @@ def test_a_command_whose_acknowledgement_was_lost_is_not_sent_again(
     with Ear(mosquitto.url) as ear, Cable(mosquitto.port) as cable, ThreadPoolExecutor(1) as aside:
         ear.listen(TOPIC)
         settings.MQTT_URL = cable.url.replace("http:", "mqtt:")
-        assert publisher.publish([message(1)]) == [Outcome.CONFIRMED]
+        assert publish([message(1)]) == [Outcome.CONFIRMED]
         cable.is_one_way = True
-        sending = aside.submit(publisher.publish, [message(2)])
+        sending = aside.submit(publish, [message(2)])
         eventually(lambda: 2 in heard(ear), "the command")
         cable.is_one_way = False
         cable.cut()
         assert sending.result() == [Outcome.DOUBTFUL]
-        assert publisher.publish([message(3)]) == [Outcome.CONFIRMED]
+        assert publish([message(3)]) == [Outcome.CONFIRMED]
         eventually(lambda: 3 in heard(ear), "what was sent afterwards")
         assert heard(ear) == [1, 2, 3]
+
+
+def test_without_a_connection_nothing_waits_for_one_and_goes_out_late(mosquitto: Server) -> None:
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish([message(1)])
+
+
+def test_what_could_not_go_out_in_its_time_does_not_go_out_later(
+    mosquitto: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the worker stood still in the middle of a chunk."""
+    with Ear(mosquitto.url) as ear:
+        ear.listen(TOPIC)
+        with monkeypatch.context() as at_once:
+            at_once.setattr(publisher, "CONFIRM_TIME", 0)
+            assert publish([message(1), message(2)]) == [Outcome.UNSENT] * 2
+        assert publish([message(3)]) == [Outcome.CONFIRMED]
+        eventually(lambda: heard(ear), "what was sent afterwards")
+        assert heard(ear) == [3]

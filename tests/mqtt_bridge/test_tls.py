@@ -73,6 +73,7 @@ def test_commands_go_out_over_tls(
     settings.MQTT_CLIENT_KEY = f"{tmp_path}/client.key"
     try:
         sent = [("thing/product/7CTDM1/services", b"x" * 20_000)] * 150
+        publisher.connect()
         assert publisher.publish(sent) == [Outcome.CONFIRMED] * 150
     finally:
         publisher.close()

@@ -30,4 +30,5 @@ def willing_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bridge listens, and the broker confirms each command without any dock that would hear it."""
     router.discover()
     make_listening()
+    monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", lambda messages: [Outcome.CONFIRMED] * len(messages))

@@ -44,6 +44,11 @@ def fail(task: UpgradeTask, result: int) -> None:
     say(task, "events", envelope(data, "ota_progress", bid=task.bid))
 
 
+def accept(task: UpgradeTask, tid: str) -> None:
+    """Its dock answers the command with that ``tid``."""
+    say(task, "services_reply", envelope({"result": 0}, "ota_create", bid=task.bid, tid=tid))
+
+
 def tell_version(task: UpgradeTask, text: str) -> None:
     say(task, "state", envelope({"firmware_version": text}))
 

@@ -40,6 +40,7 @@ def commands(clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> 
         found.extend(json.loads(payload) for _, payload in messages)
         return [Outcome.CONFIRMED] * len(messages)
 
+    monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", publish)
     return found
 

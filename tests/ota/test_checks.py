@@ -474,6 +474,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.extend(commands)
         return [Outcome.CONFIRMED] * len(commands)
 
+    monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", publish)
     return found
 

@@ -36,6 +36,7 @@ NIGHT = "daily 22:00-05:00"
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[time_machine.Traveller]:
     with time_machine.travel(utc("2026-06-01 12:00"), tick=False) as found:
+        monkeypatch.setattr(publisher, "connect", lambda: None)
         monkeypatch.setattr(
             publisher, "publish", lambda messages: [Outcome.CONFIRMED] * len(messages)
         )

@@ -29,6 +29,7 @@ from tests.make import (
 )
 from tests.ota.doubt import (
     RESTARTED,
+    accept,
     ago,
     enforce,
     fail,
@@ -244,6 +245,46 @@ def test_a_broker_that_is_away_does_not_wipe_how_the_last_attempt_failed(
     task.refresh_from_db()
     assert (task.status, task.result) == (TaskStatus.FAILED, 312002)
     assert "not sent again" in task.message
+
+
+def test_a_dock_that_accepts_late_while_the_next_command_cannot_go_out_gets_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = make_task(status=TaskStatus.SENT, replied_at=None)
+    first = task.tid
+    enforce(task)
+    assert (task.status, task.unanswered) == (TaskStatus.PENDING, 1)
+
+    def publish(messages: Any) -> list[Outcome]:
+        accept(task, first)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(publisher, "publish", publish)
+    is_sent(task)
+    task.refresh_from_db()
+    assert (task.status, task.replied_at is not None) == (TaskStatus.SENT, True)
+    assert task.events.latest("pk").text == "the command was not sent: away"
+    assert not is_sent(task)
+
+
+def test_a_worker_whose_command_did_not_go_out_leaves_the_one_of_another_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stood still so long that the limits gave its command up, and another worker took the task."""
+    task = make_task()
+
+    def publish(messages: Any) -> list[Outcome]:
+        monkeypatch.setattr(publisher, "publish", lambda sent: [Outcome.CONFIRMED] * len(sent))
+        UpgradeTask.objects.update(sent_at=ago(1))
+        Device.objects.update(last_seen_at=timezone.now())
+        enforce(task)
+        assert is_sent(task)
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(publisher, "publish", publish)
+    is_sent(task)
+    task.refresh_from_db()
+    assert (task.status, task.attempt) == (TaskStatus.SENT, 2)
 
 
 # "Already upgrading"

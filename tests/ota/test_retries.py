@@ -40,6 +40,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         sent.extend(messages)
         return [Outcome.CONFIRMED] * len(messages)
 
+    monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", publish)
     return sent
 

@@ -8,13 +8,23 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from fleet.models import Site
+from mqtt_bridge.models import BridgeSession
 from ota import notices, rollouts
 from ota.models import News, Preference, Rollout, RolloutEvent
 from ota.models.notices import Kind
 from ota.notices.wishes import People
 from ota.rollouts import course
 from ota.states import TaskStatus
-from tests.make import make_rollout, make_task, make_wave
+from ota.upgrades import issue
+from tests.make import (
+    make_dock,
+    make_listening,
+    make_organization,
+    make_rollout,
+    make_task,
+    make_wave,
+)
 from tests.people import make_person
 
 pytestmark = pytest.mark.django_db
@@ -56,6 +66,7 @@ def test_a_rollout_with_something_under_way_does_not_stand_still(
     rollout = make_rollout()
     make_task(rollout=rollout, waits_for=OFFLINE)
     make_task(rollout=rollout, status=status)
+    BridgeSession.objects.create(client_id="bridge", seen_at=tomorrow, connected_since=tomorrow)
     rollouts.standstill.tell(tomorrow)
     assert not told(rollout)
 
@@ -68,6 +79,28 @@ def test_who_waits_for_the_hours_alone_is_not_talked_of(tomorrow: dt.datetime) -
     task = make_task(rollout=rollout)
     rollouts.standstill.tell(tomorrow)
     assert told(rollout) == [f"1 upgrade waits: 1 for their turn. Look at {task.gateway.sn}."]
+
+
+def test_hours_that_never_begin_are_told(tomorrow: dt.datetime) -> None:
+    organization = make_organization()
+    site = Site.objects.create(organization=organization, name="Base", time_zone="Mars/Base")
+    task = make_task(make_dock(organization=organization, site=site))
+    make_listening()
+    issue.look_again(timezone.now())
+    rollouts.standstill.tell(tomorrow)
+    task.refresh_from_db()
+    assert [reason["code"] for reason in task.waits_for] == ["no_hours"]
+    assert told(task.rollout) == [f"1 upgrade waits: 1 no_hours. Look at {task.gateway.sn}."]
+
+
+def test_what_is_under_way_and_what_nobody_hears_of_is_told(tomorrow: dt.datetime) -> None:
+    rollout = make_rollout()
+    task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS)
+    rollouts.standstill.tell(tomorrow)
+    assert told(rollout) == [
+        "1 upgrade is under way, and the MQTT bridge is not listening: nobody hears how it ends. "
+        f"Start the bridge. Look at {task.gateway.sn}."
+    ]
 
 
 @pytest.mark.parametrize("status", ["paused", "needs_approval", "canceled"])

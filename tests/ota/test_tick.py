@@ -1,10 +1,12 @@
 """The tick as a whole: what it costs, and that two at once do no harm."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
 import redis
-from django.db import connection
+from django.db import OperationalError, connection
+from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -19,6 +21,7 @@ from ota.upgrades import issue, judging
 from tests.make import (
     NEW,
     OLD,
+    make_dock,
     make_listening,
     make_model,
     make_organization,
@@ -115,6 +118,39 @@ def test_limits_of_time_are_judged_for_thousands_at_once() -> None:
     make_many(1100)
     UpgradeTask.objects.update(status=TaskStatus.SENT, attempt=1, sent_at=timezone.now())
     assert tasks.tick(timezone.now()) == []
+
+
+def make_unjudgeable() -> UpgradeTask:
+    """A task whose rollout starts when the clock of its site has no time for it any more."""
+    organization = make_organization()
+    site = Site.objects.create(organization=organization, name="Tokyo", time_zone="Asia/Tokyo")
+    rollout = make_rollout(starts_at=dt.datetime(9999, 12, 31, 23, 59, tzinfo=dt.UTC))
+    return make_task(make_dock(organization=organization, site=site), rollout=rollout)
+
+
+def test_a_task_that_cannot_be_judged_holds_back_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_listening()
+    before, bad, after = make_task(), make_unjudgeable(), make_task()
+    assert set(tasks.tick(timezone.now())) == {before.pk, after.pk}
+    bad.refresh_from_db()
+    assert [reason["code"] for reason in bad.waits_for] == ["not_judged"]
+    assert f"task {bad.pk} of {bad.gateway.sn} cannot be judged" in caplog.text
+    assert issue.issue([bad.pk], timezone.now()) == 0
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(waiting: QuerySet[UpgradeTask]) -> list[judging.Case]:
+        raise OperationalError("the connection is lost")
+
+    make_listening()
+    task = make_task()
+    monkeypatch.setattr(judging, "_read", read)
+    with pytest.raises(OperationalError):
+        issue.look_again(timezone.now())
+    task.refresh_from_db()
+    assert task.waits_for == []
 
 
 # Two at once

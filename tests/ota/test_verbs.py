@@ -309,6 +309,19 @@ def test_a_lower_gate_lets_the_next_wave_open_at_once() -> None:
     assert wave.opened_at == NOW
 
 
+@pytest.mark.parametrize("field", ["starts_at", "deadline_at"])
+def test_a_start_or_a_deadline_that_nobody_can_mean_is_refused(field: str) -> None:
+    rollout = make_rollout()
+    for at in (NOW.replace(year=2127), dt.datetime.max.replace(tzinfo=dt.UTC)):
+        with pytest.raises(InvalidPolicy, match="more than a hundred years away") as refused:
+            rollouts.change(rollout, {field: at}, NOW)
+        assert refused.value.field == field
+        given: dict[str, Any] = {field: at}
+        with pytest.raises(InvalidPolicy, match="more than a hundred years away"):
+            rollouts.plan(Device.objects.all(), Options(**given), NOW)
+    rollouts.change(rollout, {field: NOW.replace(year=2125)}, NOW)
+
+
 def test_a_start_that_is_put_off_holds_back_what_was_about_to_go() -> None:
     make_listening()
     task, now = make_task(), timezone.now()

@@ -42,6 +42,7 @@ class World:
         self.clock = self.exits.enter_context(time_machine.travel(START, tick=False))
         self.exits.enter_context(self.clean_database())
         patch = self.exits.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(publisher, "connect", self.connect)
         patch.setattr(publisher, "publish", self.publish)
         patch.setattr(steadiness, "counted", lambda: self.counted)
         self.broker, self.is_listening = "up", True
@@ -55,10 +56,12 @@ class World:
 
     # The wire
 
-    def publish(self, messages: Any) -> list[Outcome]:
-        """The broker's edge: judges each command at the moment at which it leaves."""
+    def connect(self) -> None:
         if self.broker == "away":
             raise BrokerUnavailable("no connection to mqtt://broker")
+
+    def publish(self, messages: Any) -> list[Outcome]:
+        """The broker's edge: judges each command at the moment at which it leaves."""
         if self.broker == "kills":
             self.broker = "up"
             raise Killed
