@@ -2,14 +2,16 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
-from mqtt_bridge import metrics
+from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Message
 from ota import errors, live
 from ota.messages import Report
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import lines, moves, retries
+from ota.upgrades.lines import Replied
 from ota.upgrades.moves import ENDS, Move
 from ota.upgrades.standing import Reports
 
@@ -26,7 +28,7 @@ def record(messages: Reports, now: dt.datetime) -> None:
     lines.write_replies(matched)
     matched = [(message, task) for message, task in matched if not retries.is_resting(task)]
     found: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
-    accepted = {task.pk for message, task in matched if _is_acceptance(message, task)}
+    accepted = _accepted(matched)
     for message, task in matched:
         move = _answer(message, task)
         is_taken = task.pk in accepted or task.replied_at is not None
@@ -36,11 +38,22 @@ def record(messages: Reports, now: dt.datetime) -> None:
     for sent_at, times in Counter(task.sent_at for _, task in matched if task.sent_at).items():
         metrics.observe("reply_seconds", (now - sent_at).total_seconds(), times)
     UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
+    bulk.update(UpgradeTask, ("taken_at",), {pk: {"taken_at": at} for pk, at in accepted.items()})
     moves.apply(found, now, only_from=(TaskStatus.SENT, TaskStatus.PENDING))
     live.announce((task.rollout_id, task.pk) for _, task in matched)
 
 
 _RUNNING = {TaskStatus.IN_PROGRESS}
+
+
+def _accepted(found: Iterable[Replied]) -> dict[int, dt.datetime]:
+    """By task, when its dock took the last of its commands that it took, by its own clock."""
+    taken: dict[int, dt.datetime] = {}
+    for message, task in found:
+        if _is_acceptance(message, task):
+            known = taken.get(task.pk) or task.taken_at
+            taken[task.pk] = max(message.at, known or message.at)
+    return taken
 
 
 def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
@@ -49,9 +62,18 @@ def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
     "Already upgrading" after an attempt that nobody answered means that this attempt was taken.
     """
     data = message.data
+    if not _is_of_last_attempt(message, task):
+        return False
     if data.result == errors.ALREADY_UPGRADING and retries.went_unanswered(task):
         return True
     return data.result == 0 and data.status not in ENDS
+
+
+def _is_of_last_attempt(message: Message[Report], task: UpgradeTask) -> bool:
+    """Whether it is about a command that came after the last failure; each may have several copies."""
+    if not task.retries or message.tid == task.tid:
+        return True
+    return task.progress_at is not None and message.at > task.progress_at
 
 
 def _answer(message: Message[Report], task: UpgradeTask) -> Move | None:

@@ -12,6 +12,7 @@ from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import lines, others, proof, retries
 from ota.upgrades.moves import ENDS, Move, apply
+from ota.upgrades.order import Word, is_before
 from ota.upgrades.standing import Reports, Standing, match
 
 # What docks say; the empty one is a missing one.
@@ -38,12 +39,12 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     moves: defaultdict[Move, list[Standing]] = defaultdict(list)
     for pk, found in reports.items():
         task = tasks[pk]
-        new = _newer(task, found)
+        new = _newer(task, found, now)
         if len(new) < len(found):
             late += [message for message in found if message not in new]
         if new:
             move = _move(new[-1])
-            rows[pk] = _columns(new[-1], move, task, now)
+            rows[pk] = _columns(new[-1], move, now) | _confirmed(new[0], task, now)
             moves[move].append(task)
     lines.mark_late(late)
     bulk.update(UpgradeTask, _COLUMNS, rows)
@@ -72,29 +73,51 @@ _COLUMNS = (
     "progress_at",
     "progress_seen_at",
     "replied_at",
+    "taken_at",
     "device_ok_at",
 )
 
 
-def _newer(task: Standing, found: Reports) -> Reports:
+def _newer(task: Standing, found: Reports, now: dt.datetime) -> Reports:
     """The reports that say something new, oldest first: none after the end that a dock told."""
     if task.status in states.TERMINAL or task.device_ok_at:
         return []
-    may_be_echo = retries.is_echo(task.retries, task.replied_at)  # until something of it was told
     new: list[Message[Report]] = []
     for message in sorted(found, key=lambda message: message.at):
-        is_echo = may_be_echo and _move(message).target in ENDS.values()
-        if not is_echo and not is_overtaken(message, task.progress_at, task.progress_seen_at):
+        if not _is_late(message, task, now):
             new.append(message)
-            may_be_echo = False
             if message.data.is_end:
                 break
+            task = task._replace(**_confirmed(message, task, now))
     return new
 
 
-def _columns(
-    message: Message[Report], move: Move, task: Standing, now: dt.datetime
-) -> dict[str, Any]:
+def _is_late(message: Message[Report], task: Standing, now: dt.datetime) -> bool:
+    """Whether it is older than what we know, or of an attempt that is over.
+
+    What goes on is believed to a dock whose clock was set back, an end is not: to take it for that of the
+    last attempt could send another command, and to leave it lets the versions decide.
+    """
+    if is_overtaken(message, task.progress_at, task.progress_seen_at):
+        return True
+    word = Word(message.at, now)
+    if retries.is_echo(task.retries, task.replied_at):  # until something of it was told
+        is_failure = _move(message).target in ENDS.values()
+        if is_failure or is_before(word, task.last, task.start):
+            return True
+    return message.data.is_end and is_before(word, task.began(message.bid), task.start)
+
+
+def _confirmed(message: Message[Report], task: Standing, now: dt.datetime) -> dict[str, Any]:
+    """That the dock has taken the command is told by its first report too."""
+    is_own = message.bid == task.bid
+    return {
+        "replied_at": task.replied_at or now,
+        "taken_at": task.taken_at or (message.at if is_own else None),
+    }
+
+
+def _columns(message: Message[Report], move: Move, now: dt.datetime) -> dict[str, Any]:
     data = message.data
     return {
         "percent": data.percent,
@@ -104,7 +127,6 @@ def _columns(
         "message": lines.advice(data.result),
         "progress_at": message.at,
         "progress_seen_at": now,
-        "replied_at": task.replied_at or now,
         "device_ok_at": now if _is_ok(move) else None,
     }
 

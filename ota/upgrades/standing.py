@@ -12,6 +12,7 @@ from ota import states
 from ota.messages import Report
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
+from ota.upgrades.order import Word
 
 Reports = Sequence[Message[Report]]
 
@@ -24,15 +25,41 @@ class Standing(NamedTuple):
 
     pk: int
     sn: str
+    topology_at: dt.datetime | None
+    topology_seen_at: dt.datetime | None
     bid: str
     rollout_id: int
     status: str
     retries: int
+    sent_at: dt.datetime | None
     replied_at: dt.datetime | None
+    taken_at: dt.datetime | None
     progress_at: dt.datetime | None
     progress_seen_at: dt.datetime | None
     device_ok_at: dt.datetime | None
     finished_at: dt.datetime | None
+
+    @property
+    def start(self) -> Word:
+        """The dock's last topology."""
+        return Word(self.topology_at, self.topology_seen_at)
+
+    @property
+    def last(self) -> Word:
+        """What the dock last reported of this task, in whichever attempt."""
+        return Word(self.progress_at, self.progress_seen_at)
+
+    def began(self, bid: str) -> Word:
+        """From when on a report with this ``bid`` can be one of the last attempt.
+
+        From when the dock took its command. Where it never said that, from when the command was
+        sent, by our clock: then a dock with a slow clock is not heard, and its versions decide. The first
+        attempt has no other before it with its ``bid``.
+        """
+        if self.taken_at:
+            return Word(self.taken_at, self.replied_at)
+        is_first = bid == self.bid and not self.retries
+        return Word(None if is_first else self.sent_at, self.sent_at)
 
 
 Matched = tuple[Message[Report], Standing]
@@ -71,7 +98,8 @@ def _taken(messages: Reports) -> dict[str, Standing]:
 
 def _standing(tasks: QuerySet[UpgradeTask]) -> QuerySet[UpgradeTask, Any]:
     """How the tasks stand, locked: two bridges must not overtake each other between look and write."""
-    names = ("pk", "gateway__sn", *Standing._fields[2:])
+    of_dock = ("gateway__sn", "gateway__topology_at", "gateway__topology_seen_at")
+    names = ("pk", *of_dock, *Standing._fields[1 + len(of_dock) :])
     return tasks.order_by("pk").select_for_update(of=("self",)).values_list(*names)
 
 
