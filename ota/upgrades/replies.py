@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Message
@@ -10,10 +10,10 @@ from ota import errors, live
 from ota.messages import Report
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import lines, moves, retries
+from ota.upgrades import lines, moves, others, retries
 from ota.upgrades.lines import Replied
 from ota.upgrades.moves import ENDS, Move
-from ota.upgrades.standing import Reports
+from ota.upgrades.standing import Reports, is_revenant
 
 
 def record(messages: Reports, now: dt.datetime) -> None:
@@ -37,8 +37,10 @@ def record(messages: Reports, now: dt.datetime) -> None:
     # Commands of one chunk went out together.
     for sent_at, times in Counter(task.sent_at for _, task in matched if task.sent_at).items():
         metrics.observe("reply_seconds", (now - sent_at).total_seconds(), times)
-    UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
-    bulk.update(UpgradeTask, ("taken_at",), {pk: {"taken_at": at} for pk, at in accepted.items()})
+    _write_taken(accepted, now)
+    # It goes on with what was given up: nothing else may be sent to it now.
+    late = [m for m, task in matched if is_revenant(m, task) and _is_yes(m, task)]
+    others.record_taken(late, now)
     moves.apply(found, now, only_from=(TaskStatus.SENT, TaskStatus.PENDING))
     live.announce((task.rollout_id, task.pk) for _, task in matched)
 
@@ -56,21 +58,29 @@ def _accepted(found: Iterable[Replied]) -> dict[int, dt.datetime]:
     return taken
 
 
+def _write_taken(accepted: Mapping[int, dt.datetime], now: dt.datetime) -> None:
+    UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
+    bulk.update(UpgradeTask, ("taken_at",), {pk: {"taken_at": at} for pk, at in accepted.items()})
+
+
 def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
-    """Whether the dock took the command.
+    """Whether the dock took a command that came after the last failure."""
+    return _is_of_last_attempt(message, task) and _is_yes(message, task)
+
+
+def _is_yes(message: Message[Report], task: UpgradeTask) -> bool:
+    """Whether the dock says that it took a command.
 
     "Already upgrading" after an attempt that nobody answered means that this attempt was taken.
     """
     data = message.data
-    if not _is_of_last_attempt(message, task):
-        return False
     if data.result == errors.ALREADY_UPGRADING and retries.went_unanswered(task):
         return True
     return data.result == 0 and data.status not in ENDS
 
 
 def _is_of_last_attempt(message: Message[Report], task: UpgradeTask) -> bool:
-    """Whether it is about a command that came after the last failure; each may have several copies."""
+    """Whether it answers the last command, or one that is no older than the last failure."""
     if not task.retries or message.tid == task.tid:
         return True
     return task.progress_at is not None and message.at > task.progress_at

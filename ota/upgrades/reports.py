@@ -51,10 +51,8 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     _apply_progress(moves, now)
     live.announce((tasks[pk].rollout_id, pk) for pk in rows)
     if said & _ALL_ENDS:
-        ends = [(message, task) for message, task in matched if message.data.is_end]
-        others.end(
-            {(task.sn, bid) for message, task in ends for bid in ("", message.bid, task.bid)}, now
-        )
+        ends = [(m, task) for m, task in matched if m.data.is_end]
+        others.end({(t.sn, bid, m.at) for m, t in ends for bid in ("", m.bid, t.bid)}, now)
     others.record(foreign, now)
 
 

@@ -79,7 +79,7 @@ def match(messages: Reports) -> tuple[list[Matched], Reports]:
     matched, foreign = [], []
     for message in messages:
         task = by_bid.get((message.bid, message.sn)) or by_sn.get(message.sn)
-        if task is None or is_revenant(message, task):
+        if task is None or (not message.data.is_end and is_revenant(message, task)):
             foreign.append(message)
         else:
             matched.append((message, task))
@@ -108,8 +108,8 @@ _OF_BIDS = Question(
 )
 
 
-def is_revenant(message: Message[Report], task: Standing) -> bool:
+def is_revenant(message: Message[Report], task: Standing | UpgradeTask) -> bool:
     """A dock goes on with a command that we had given up: nothing else may be sent to it now."""
     given_up = task.status in _GIVEN_UP and task.finished_at
     is_new = task.progress_at is None or message.at > task.progress_at
-    return bool(given_up and message.received_at > given_up and is_new and not message.data.is_end)
+    return bool(given_up and message.received_at > given_up and is_new)
