@@ -20,10 +20,9 @@ from ota import errors, live, states
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
+from ota.upgrades.order import CATCH_UP
 
 IDLE = 0
-# After a break the bridge first brings in what the broker kept; that long nothing is judged.
-CATCH_UP = 60.0  # s
 MOST_ATTEMPTS = 10
 
 
@@ -211,7 +210,8 @@ def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | 
         signs = (task.sent_at, going.aggregate(at=Max("at"))["at"])
         if dock.online_since > max(filter(None, signs), default=dock.online_since):
             return dock.online_since, dock.topology_at
-    return _last_sign(task), task.progress_at
+    told = max(filter(None, (task.progress_at, task.taken_at)), default=None)
+    return _last_sign(task), told
 
 
 def _shortfall(task: UpgradeTask) -> str:

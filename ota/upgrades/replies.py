@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Message
@@ -28,7 +28,7 @@ def record(messages: Reports, now: dt.datetime) -> None:
     lines.write_replies(matched)
     matched = [(message, task) for message, task in matched if not retries.is_resting(task)]
     found: defaultdict[Move, list[UpgradeTask]] = defaultdict(list)
-    accepted = _accepted(matched)
+    accepted = _accepted(matched, now)
     for message, task in matched:
         move = _answer(message, task)
         is_taken = task.pk in accepted or task.replied_at is not None
@@ -37,7 +37,7 @@ def record(messages: Reports, now: dt.datetime) -> None:
     # Commands of one chunk went out together.
     for sent_at, times in Counter(task.sent_at for _, task in matched if task.sent_at).items():
         metrics.observe("reply_seconds", (now - sent_at).total_seconds(), times)
-    _write_taken(accepted, now)
+    bulk.update(UpgradeTask, ("taken_at", "replied_at"), accepted)
     # It goes on with what was given up: nothing else may be sent to it now.
     late = [m for m, task in matched if is_revenant(m, task) and _is_yes(m, task)]
     others.record_taken(late, now)
@@ -48,19 +48,16 @@ def record(messages: Reports, now: dt.datetime) -> None:
 _RUNNING = {TaskStatus.IN_PROGRESS}
 
 
-def _accepted(found: Iterable[Replied]) -> dict[int, dt.datetime]:
-    """By task, when its dock took the last of its commands that it took, by its own clock."""
-    taken: dict[int, dt.datetime] = {}
+def _accepted(found: Iterable[Replied], now: dt.datetime) -> dict[int, dict[str, dt.datetime]]:
+    """By task, what is to be written: when its dock took the last of the commands that it took."""
+    rows: dict[int, dict[str, dt.datetime]] = {}
     for message, task in found:
         if _is_acceptance(message, task):
-            known = taken.get(task.pk) or task.taken_at
-            taken[task.pk] = max(message.at, known or message.at)
-    return taken
-
-
-def _write_taken(accepted: Mapping[int, dt.datetime], now: dt.datetime) -> None:
-    UpgradeTask.objects.filter(pk__in=accepted, replied_at=None).update(replied_at=now)
-    bulk.update(UpgradeTask, ("taken_at",), {pk: {"taken_at": at} for pk, at in accepted.items()})
+            row = rows.setdefault(task.pk, {})
+            known = row.get("taken_at") or task.taken_at or message.at
+            if task.taken_at is None or task.replied_at is None or message.at > known:
+                row |= {"taken_at": max(message.at, known), "replied_at": now}
+    return rows
 
 
 def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:

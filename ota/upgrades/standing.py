@@ -56,10 +56,8 @@ class Standing(NamedTuple):
         sent, by our clock: then a dock with a slow clock is not heard, and its versions decide. The first
         attempt has no other before it with its ``bid``.
         """
-        if self.taken_at:
-            return Word(self.taken_at, self.replied_at)
         is_first = bid == self.bid and not self.retries
-        return Word(None if is_first else self.sent_at, self.sent_at)
+        return Word(self.taken_at or (None if is_first else self.sent_at), self.replied_at)
 
 
 Matched = tuple[Message[Report], Standing]

@@ -98,6 +98,23 @@ def test_a_version_from_before_progress_decides_nothing_though_a_topology_came_b
     assert task.status == TaskStatus.TIMEOUT
 
 
+def test_a_version_from_before_the_dock_took_the_command_decides_nothing_though_it_comes_late() -> (
+    None
+):
+    told: dict[str, Any] = {
+        "sent_at": ago(45),
+        "replied_at": ago(45),
+        "taken_at": ago(45),
+        "status_at": ago(16),
+    }
+    task = make_task(status=TaskStatus.VERIFYING, **told)
+    UpgradeTask.objects.update(progress_at=ago(60), progress_seen_at=ago(60))
+    said = {"firmware_reported_at": ago(50), "firmware_seen_at": ago(20)}
+    Device.objects.update(**said, last_seen_at=timezone.now())
+    enforce(task)
+    assert task.status == TaskStatus.TIMEOUT
+
+
 @pytest.mark.parametrize("last", ["attempt", "rollout"])
 def test_after_a_restart_in_the_middle_the_last_attempt_too_may_prove_itself(last: str) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, retries=9 if last == "attempt" else 0)
