@@ -184,7 +184,9 @@ def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
     since = max(task.status_at, task.progress_seen_at or task.status_at)
     # The word of a restart gives time to report, and not for ever.
     is_endless = _is_over(task.sent_at, settings.HARD_LIMIT + settings.VERIFY_TIME, heard)
-    if not _is_over(since, settings.VERIFY_TIME, heard) and not is_endless:
+    # Success may have been that of the first of two devices.
+    is_working = task.gateway.mode_code == proof.UPGRADING
+    if not is_endless and (is_working or not _is_over(since, settings.VERIFY_TIME, heard)):
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")

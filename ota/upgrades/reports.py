@@ -2,13 +2,14 @@
 
 import datetime as dt
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Message, is_overtaken
 from ota import errors, live, states
 from ota.messages import Report
-from ota.models import UpgradeTask
+from ota.models import UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import lines, others, proof, retries
 from ota.upgrades.moves import ENDS, Move, apply
@@ -37,9 +38,10 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
     late: list[Message[Report]] = []
     rows: dict[int, dict[str, Any]] = {}
     moves: defaultdict[Move, list[Standing]] = defaultdict(list)
+    with_another = _with_another(reports, tasks)
     for pk, found in reports.items():
         task = tasks[pk]
-        new = _newer(task, found, now)
+        new = _newer(task, found, now, has_another=pk in with_another)
         if len(new) < len(found):
             late += [message for message in found if message not in new]
         if new:
@@ -48,6 +50,7 @@ def record_progress(messages: Reports, now: dt.datetime) -> None:
             moves[move].append(task)
     lines.mark_late(late)
     bulk.update(UpgradeTask, _COLUMNS, rows)
+    _reopen([task for move, found in moves.items() if not _is_ok(move) for task in found])
     _apply_progress(moves, now)
     live.announce((tasks[pk].rollout_id, pk) for pk in rows)
     if said & _ALL_ENDS:
@@ -76,18 +79,54 @@ _COLUMNS = (
 )
 
 
-def _newer(task: Standing, found: Reports, now: dt.datetime) -> Reports:
-    """The reports that say something new, oldest first: none after the end that a dock told."""
-    if task.status in states.TERMINAL or task.device_ok_at:
+def _with_another(reports: Mapping[int, Reports], tasks: Mapping[int, Standing]) -> Collection[int]:
+    """The tasks of two devices whose dock goes on after a success: that may be the first one's. Rare."""
+    asked = [pk for pk, found in reports.items() if _goes_on(tasks[pk], found)]
+    if not asked:
+        return ()
+    proofs: defaultdict[int, list[dt.datetime | None]] = defaultdict(list)
+    targets = UpgradeTarget.objects.filter(task__in=asked)
+    for pk, confirmed_at in targets.values_list("task", "confirmed_at"):
+        proofs[pk].append(confirmed_at)
+    return {pk for pk, found in proofs.items() if len(found) > 1 and None in found}
+
+
+def _goes_on(task: Standing, found: Reports) -> bool:
+    """Whether something was told after a success that was told now or before."""
+    succeeded = [m.at for m in found if m.data.status == TaskStatus.OK]
+    if not succeeded and not task.device_ok_at:
+        return False
+    return any(not m.data.is_end and (task.device_ok_at or m.at > min(succeeded)) for m in found)
+
+
+def _newer(
+    task: Standing, found: Reports, now: dt.datetime, *, has_another: bool
+) -> list[Message[Report]]:
+    """The reports that say something new, oldest first: none after the end that a dock told.
+
+    Success is no end while another device of the same command may follow.
+    """
+    if task.status in states.TERMINAL or (task.device_ok_at and not has_another):
         return []
     new: list[Message[Report]] = []
     for message in sorted(found, key=lambda message: message.at):
+        if new:
+            task = _after(new[-1], task, now)
         if not _is_late(message, task, now):
             new.append(message)
-            if message.data.is_end:
+            if message.data.is_end and not (has_another and _is_ok(_move(message))):
                 break
-            task = task._replace(**_confirmed(message, task, now))
     return new
+
+
+def _after(message: Message[Report], task: Standing, now: dt.datetime) -> Standing:
+    """How the task stands once it has heard the message."""
+    return task._replace(
+        progress_at=message.at,
+        progress_seen_at=now,
+        device_ok_at=now if _is_ok(_move(message)) else None,
+        **_confirmed(message, task, now),
+    )
 
 
 def _is_late(message: Message[Report], task: Standing, now: dt.datetime) -> bool:
@@ -99,6 +138,9 @@ def _is_late(message: Message[Report], task: Standing, now: dt.datetime) -> bool
     if is_overtaken(message, task.progress_at, task.progress_seen_at):
         return True
     word = Word(message.at, now)
+    if task.device_ok_at:  # only another device can follow
+        is_end_or_same = message.data.is_end or message.at == task.progress_at
+        return is_end_or_same or is_before(word, task.last, task.start)
     if retries.is_echo(task.retries, task.replied_at):  # until something of it was told
         is_failure = _move(message).target in ENDS.values()
         if is_failure or is_before(word, task.last, task.start):
@@ -113,6 +155,13 @@ def _confirmed(message: Message[Report], task: Standing, now: dt.datetime) -> di
         "replied_at": task.replied_at or now,
         "taken_at": task.taken_at or (message.at if is_own else None),
     }
+
+
+def _reopen(tasks: Iterable[Standing]) -> None:
+    """Takes back the success of docks that go on."""
+    pks = [task.pk for task in tasks if task.device_ok_at]
+    if pks:
+        UpgradeTask.objects.filter(pk__in=pks).update(device_ok_at=None)
 
 
 def _columns(message: Message[Report], move: Move, now: dt.datetime) -> dict[str, Any]:
