@@ -13,7 +13,7 @@ from mqtt_bridge.topics import Kind
 from ota import messages as ota_messages
 from ota.messages import Report
 from ota.models import UpgradeTask
-from ota.upgrades import proof, reports
+from ota.upgrades import proof, replies, reports
 
 
 @on(Kind.STATE, data=Properties)
@@ -31,7 +31,7 @@ def reported(messages: Sequence[Message[Properties]]) -> Sequence[Reply]:
 @on(Kind.SERVICES_REPLY, "", data=Report)
 def replied(messages: Sequence[Message[Report]]) -> Sequence[Reply]:
     """Some firmware leaves the method out; the ``bid`` tells whose reply it is."""
-    reports.record_replies(messages, timezone.now())
+    replies.record(messages, timezone.now())
     return ()
 
 

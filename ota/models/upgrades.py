@@ -175,9 +175,11 @@ class UpgradeTask(models.Model):
     )  # start jitter, or a pause between tries
     ready_at = models.DateTimeField(null=True, blank=True)
 
-    # After it: by our clock, except ``progress_at``, the device's, which orders its reports.
+    # After it: by our clock, except ``progress_at`` and ``taken_at``, which are by the dock's. They
+    # order its reports, and tell what it said before it took the last command.
     sent_at = models.DateTimeField(null=True, blank=True)
     replied_at = models.DateTimeField(null=True, blank=True)
+    taken_at = models.DateTimeField(null=True, blank=True)
     progress_at = models.DateTimeField(null=True, blank=True)
     progress_seen_at = models.DateTimeField(null=True, blank=True)
     device_ok_at = models.DateTimeField(null=True, blank=True)

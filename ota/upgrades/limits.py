@@ -20,10 +20,9 @@ from ota import errors, live, states
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
+from ota.upgrades.order import CATCH_UP
 
 IDLE = 0
-# After a break the bridge first brings in what the broker kept; that long nothing is judged.
-CATCH_UP = 60.0  # s
 MOST_ATTEMPTS = 10
 
 
@@ -185,7 +184,9 @@ def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
     since = max(task.status_at, task.progress_seen_at or task.status_at)
     # The word of a restart gives time to report, and not for ever.
     is_endless = _is_over(task.sent_at, settings.HARD_LIMIT + settings.VERIFY_TIME, heard)
-    if not _is_over(since, settings.VERIFY_TIME, heard) and not is_endless:
+    # Success may have been that of the first of two devices.
+    is_working = task.gateway.mode_code == proof.UPGRADING
+    if not is_endless and (is_working or not _is_over(since, settings.VERIFY_TIME, heard)):
         return None
     if task.device_ok_at:
         return Verdict(TaskStatus.FAILED, f"the dock reported success, but {_shortfall(task)}")
@@ -211,7 +212,8 @@ def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | 
         signs = (task.sent_at, going.aggregate(at=Max("at"))["at"])
         if dock.online_since > max(filter(None, signs), default=dock.online_since):
             return dock.online_since, dock.topology_at
-    return _last_sign(task), task.progress_at
+    told = max(filter(None, (task.progress_at, task.taken_at)), default=None)
+    return _last_sign(task), told
 
 
 def _shortfall(task: UpgradeTask) -> str:

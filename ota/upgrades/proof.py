@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from fleet.models import Device
 from mqtt_bridge import bulk
+from mqtt_bridge.models import BridgeSession
 from ota import live
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.states import TaskStatus
+from ota.upgrades.order import CATCH_UP, NEVER, Word, is_before
 
 UPGRADING = 3  # mode_code of a dock
 
@@ -54,8 +56,8 @@ def are_known(
     ``since`` is by our clock, and ``by_device`` by the device's: what was said before may come later.
     """
     return all(
-        _is_after(_told_at(target), since)
-        and (not by_device or _is_after(_said_at(target), by_device))
+        _is_after(_told(target).heard_at, since)
+        and (not by_device or _is_after(_told(target).said_at, by_device))
         for target in targets
         if not target.is_confirmed
     )
@@ -79,7 +81,7 @@ def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
     for target in targets:
         version = target.device.firmware_version
         is_news = target.reported_version != version
-        if is_news and _is_fresh(target.task, target.device.firmware_seen_at):
+        if is_news and _is_fresh(target, _version(target)):
             target.reported_version = version
             changes.setdefault(target.pk, {})["reported_version"] = version
         if not target.is_confirmed and _is_proven(target):
@@ -89,19 +91,20 @@ def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
 
 
 def _is_proven(target: UpgradeTarget) -> bool:
-    return has(target) and _is_fresh(target.task, _told_at(target))
+    return has(target) and _is_fresh(target, _told(target))
 
 
-def _told_at(target: UpgradeTarget) -> dt.datetime | None:
-    """When we last heard of what decides on a device's upgrade."""
-    is_consistency = target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
-    return target.device.compatible_seen_at if is_consistency else target.device.firmware_seen_at
-
-
-def _said_at(target: UpgradeTarget) -> dt.datetime | None:
-    """When the device said that, by its own clock."""
+def _told(target: UpgradeTarget) -> Word:
+    """When the device told what decides on its upgrade."""
     device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
-    return device.compatible_reported_at if is_consistency else device.firmware_reported_at
+    if is_consistency:
+        return Word(device.compatible_reported_at, device.compatible_seen_at)
+    return _version(target)
+
+
+def _version(target: UpgradeTarget) -> Word:
+    """When the device told its version."""
+    return Word(target.device.firmware_reported_at, target.device.firmware_seen_at)
 
 
 def has(target: UpgradeTarget) -> bool:
@@ -111,14 +114,37 @@ def has(target: UpgradeTarget) -> bool:
     return device.firmware_version == target.to_version and is_consistent
 
 
-def _is_fresh(task: UpgradeTask, seen_at: dt.datetime | None) -> bool:
-    return seen_at is not None and task.sent_at is not None and seen_at > task.sent_at
+def _is_fresh(target: UpgradeTarget, told: Word) -> bool:
+    """Whether it was told after the last command, by our clock and by the dock's, which stamps it.
+
+    By the dock's clock that is after it took the command; where it did not say so, after the command was
+    sent. A dock that has started with a slow clock since is believed, if nothing that the broker kept can
+    have passed for that start.
+    """
+    task, device = target.task, target.device
+    if not (told.heard_at and task.sent_at and told.heard_at > task.sent_at):
+        return False
+    began = Word(task.taken_at or task.sent_at, task.replied_at)
+    start = Word(device.topology_at, device.topology_seen_at)
+    if is_before(told, began, start):
+        return False
+    return not is_before(told, began, NEVER) or _is_current(start)
+
+
+def _is_current(start: Word) -> bool:
+    """Whether each bridge had listened for some time, so that none got an old topology then."""
+    if start.heard_at is None:
+        return False
+    backlog = start.heard_at - dt.timedelta(seconds=CATCH_UP)
+    return not BridgeSession.objects.filter(connected_since__gt=backlog).exists()
 
 
 def _missing(target: UpgradeTarget) -> str:
     device: Device = target.device
-    if not _is_fresh(target.task, device.firmware_seen_at):
+    if not _is_fresh(target, _version(target)):
         return f"{device.sn} has not reported its version since the command"
     if device.firmware_version != target.to_version:
         return f"{device.sn} reports {device.firmware_version}, not {target.to_version}"
+    if not _is_fresh(target, _told(target)):
+        return f"{device.sn} has not said since the command that it needs no consistency upgrade"
     return f"{device.sn} still asks for a consistency upgrade"

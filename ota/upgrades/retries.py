@@ -58,6 +58,7 @@ def outcome(
             "checked_at": None,
             "due_at": again,
             "replied_at": None,
+            "taken_at": None,
             "device_ok_at": None,
             "no_show_at": None,
             "percent": None,

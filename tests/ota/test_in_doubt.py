@@ -9,12 +9,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import Device
-from mqtt_bridge import publisher
+from mqtt_bridge import pipeline, publisher
 from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from mqtt_bridge.models import Heard
 from ota import rollouts
-from ota.models import FirmwarePackage, TaskEvent, UpgradeTask
+from ota.models import FirmwarePackage, ForeignUpgrade, TaskEvent, UpgradeTask
 from ota.packages import changes
 from ota.rollouts import course
 from ota.states import TaskStatus
@@ -26,6 +26,7 @@ from tests.make import (
     make_rollout,
     make_task,
     progress,
+    received,
 )
 from tests.ota.doubt import (
     RESTARTED,
@@ -36,6 +37,7 @@ from tests.ota.doubt import (
     gone,
     is_sent,
     say,
+    stamp,
     tell_topology,
     tell_version,
     vanished,
@@ -93,6 +95,23 @@ def test_a_version_from_before_progress_decides_nothing_though_a_topology_came_b
     say(task, "events", envelope(progress(), "ota_progress", bid=task.bid))
     fail(task, RESTARTED)
     UpgradeTask.objects.update(status_at=ago(16), progress_seen_at=ago(16))
+    enforce(task)
+    assert task.status == TaskStatus.TIMEOUT
+
+
+def test_a_version_from_before_the_dock_took_the_command_decides_nothing_though_it_comes_late() -> (
+    None
+):
+    told: dict[str, Any] = {
+        "sent_at": ago(45),
+        "replied_at": ago(45),
+        "taken_at": ago(45),
+        "status_at": ago(16),
+    }
+    task = make_task(status=TaskStatus.VERIFYING, **told)
+    UpgradeTask.objects.update(progress_at=ago(60), progress_seen_at=ago(60))
+    said = {"firmware_reported_at": ago(50), "firmware_seen_at": ago(20)}
+    Device.objects.update(**said, last_seen_at=timezone.now())
     enforce(task)
     assert task.status == TaskStatus.TIMEOUT
 
@@ -303,3 +322,78 @@ def test_already_upgrading_means_the_last_command_only_if_nobody_answered_that(
     say(task, "services_reply", envelope({"result": 312014}, "ota_create", **answer))
     expected = (TaskStatus.PENDING, False) if lines else (TaskStatus.SENT, True)
     assert (task.status, task.replied_at is not None) == expected
+
+
+# Given up, and taken all the same
+
+
+def given_up() -> UpgradeTask:
+    """The dock was heard and answered neither of two commands."""
+    sent: dict[str, Any] = {"attempt": 2, "unanswered": 1, "sent_at": ago(1), "replied_at": None}
+    task = make_task(status=TaskStatus.SENT, **sent)
+    Device.objects.update(last_seen_at=timezone.now())
+    enforce(task)
+    assert task.status == TaskStatus.TIMEOUT
+    return task
+
+
+def take(task: UpgradeTask, at: dt.datetime | None = None, result: int = 0, said: str = "") -> None:
+    data: dict[str, Any] = {"result": result} | ({"output": {"status": said}} if said else {})
+    ids = {"bid": task.bid, "tid": task.tid, "timestamp": stamp(at or timezone.now())}
+    say(task, "services_reply", envelope(data, "ota_create", **ids))
+
+
+def end(task: UpgradeTask, at: dt.datetime) -> None:
+    data = progress("failed", 60, "upgrade_firmware", 312002)
+    say(task, "events", envelope(data, "ota_progress", bid=task.bid, timestamp=stamp(at)))
+
+
+@pytest.mark.parametrize(("result", "said"), [(0, ""), (0, "sent"), (0, "ok"), (312014, "")])
+def test_a_dock_that_says_late_that_it_took_a_command_we_had_given_up_gets_no_other(
+    result: int, said: str
+) -> None:
+    task = given_up()
+    take(task, result=result, said=said)
+    (again,) = rollouts.retry(task.rollout, timezone.now())
+    assert not is_sent(again)
+    again.refresh_from_db()
+    assert [reason["code"] for reason in again.waits_for] == ["foreign_upgrade"]
+    end(task, timezone.now())
+    assert is_sent(again)
+
+
+def test_a_refusal_of_a_command_that_was_given_up_blocks_nothing() -> None:
+    task = given_up()
+    take(task, result=312015)
+    (again,) = rollouts.retry(task.rollout, timezone.now())
+    assert is_sent(again)
+
+
+def test_a_late_reply_to_an_attempt_that_is_known_to_have_failed_blocks_nothing() -> None:
+    failed_at = ago(3)
+    task = make_task(status=TaskStatus.FAILED, finished_at=failed_at, progress_at=failed_at)
+    take(task, at=ago(4))
+    assert not ForeignUpgrade.objects.exists()
+
+
+def test_what_failed_before_a_command_that_was_given_up_does_not_free_the_dock_that_took_it() -> (
+    None
+):
+    task = given_up()
+    take(task, at=ago(0.5))
+    end(task, ago(2))
+    assert ForeignUpgrade.objects.filter(finished_at=None).exists()
+    end(task, timezone.now())
+    assert not ForeignUpgrade.objects.filter(finished_at=None).exists()
+
+
+def test_a_dock_that_took_a_command_we_had_given_up_is_free_once_it_ends_with_a_slow_clock() -> (
+    None
+):
+    task = given_up()
+    take(task)
+    data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": []}
+    started = envelope(data, "update_topo", timestamp=stamp(ago(60)))
+    pipeline.process([received(f"sys/product/{task.gateway.sn}/status", started)])
+    end(task, ago(59))
+    assert not ForeignUpgrade.objects.filter(finished_at=None).exists()

@@ -8,19 +8,23 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
+from mqtt_bridge.models import BridgeSession
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
+from ota.upgrades import proof
 from tests.make import (
     NEW,
     OLD,
     envelope,
     make_aircraft,
     make_dock,
+    make_listening,
     make_package,
     make_target,
     make_task,
     received,
 )
+from tests.ota.doubt import ago, stamp
 
 pytestmark = pytest.mark.django_db
 
@@ -150,6 +154,121 @@ def test_an_older_report_that_comes_late_proves_nothing() -> None:
     late["timestamp"] = int((timezone.now() - dt.timedelta(hours=1)).timestamp() * 1000)
     pipeline.process([received(f"thing/product/{task.gateway.sn}/state", late)])
     assert status(task) == TaskStatus.VERIFYING
+
+
+# What was said before the command, and comes after it
+
+
+def tell(device: Device, at: dt.datetime, **properties: Any) -> None:
+    """A state that the dock stamped then."""
+    message = envelope(properties, timestamp=stamp(at))
+    pipeline.process([received(f"thing/product/{device.sn}/state", message)])
+
+
+def restart(dock: Device, at: dt.datetime) -> None:
+    """A topology, as after a start, with the dock's clock as it is then."""
+    data = {"domain": "3", "type": 2, "sub_type": 0, "sub_devices": []}
+    message = envelope(data, "update_topo", timestamp=stamp(at))
+    pipeline.process([received(f"sys/product/{dock.sn}/status", message)])
+
+
+def taken(kind: str, *, has_reply: bool = True) -> UpgradeTask:
+    """Of a dock that was last heard of ten minutes ago, sent five minutes ago."""
+    old: dict[str, Any] = {
+        f"{name}_{at}_at": ago(10) for name in ("firmware", "compatible") for at in _TIMES
+    }
+    dock = make_dock(NEW, compatible_status=1, **old) if kind == "consistency" else make_dock(**old)
+    times: dict[str, Any] = {"sent_at": ago(5), "replied_at": ago(4.9) if has_reply else None}
+    times["taken_at"] = times["replied_at"]
+    task = make_task(dock, status=TaskStatus.IN_PROGRESS, **times)
+    UpgradeTarget.objects.filter(task=task).update(upgrade_type=kind)
+    return task
+
+
+_TIMES = ("reported", "seen")
+PROOFS: dict[str, dict[str, Any]] = {
+    "regular": {"firmware_version": NEW},
+    "consistency": {"compatible_status": 0},
+}
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+@pytest.mark.parametrize("has_reply", [True, False])
+def test_a_word_from_before_the_command_that_comes_late_is_no_proof(
+    kind: str, *, has_reply: bool
+) -> None:
+    task = taken(kind, has_reply=has_reply)
+    tell(task.gateway, ago(20), **PROOFS[kind])
+    assert status(task) == TaskStatus.IN_PROGRESS
+    assert "has not" in proof.shortfall(task.targets.all())
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_word_from_before_the_command_is_no_proof_after_a_start_either(kind: str) -> None:
+    task = taken(kind)
+    restart(task.gateway, timezone.now())
+    tell(task.gateway, ago(20), **PROOFS[kind])
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_start_and_a_word_from_before_the_command_that_come_before_the_reply_are_no_proof(
+    kind: str,
+) -> None:
+    """As after a short outage of the bridge, in which the command went out."""
+    task = taken(kind, has_reply=False)
+    restart(task.gateway, ago(7))
+    tell(task.gateway, ago(6), **PROOFS[kind])
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_start_and_a_word_that_the_broker_kept_for_another_bridge_are_no_proof(kind: str) -> None:
+    make_listening()
+    sibling = make_listening()
+    BridgeSession.objects.filter(pk=sibling.pk).update(connected_since=ago(0.5))
+    task = taken(kind)
+    restart(task.gateway, ago(7))
+    tell(task.gateway, ago(6), **PROOFS[kind])
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_word_that_comes_between_the_replies_to_two_commands_is_no_proof(kind: str) -> None:
+    task = taken(kind)
+    tell(task.gateway, ago(4.95), **PROOFS[kind])
+    ids = {"bid": task.bid, "tid": task.tid}
+    reply = received(
+        f"thing/product/{task.gateway.sn}/services_reply", envelope({"result": 0}, **ids)
+    )
+    pipeline.process([reply])
+    proof.confirm(UpgradeTask.objects.all(), timezone.now())
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_dock_that_starts_with_a_slow_clock_proves_its_upgrade(kind: str) -> None:
+    make_listening()
+    task = taken(kind)
+    restart(task.gateway, ago(180))
+    tell(task.gateway, ago(179), **PROOFS[kind])
+    assert status(task) == TaskStatus.OK
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_dock_whose_clock_is_always_slow_proves_its_upgrade(kind: str) -> None:
+    task = taken(kind)
+    UpgradeTask.objects.update(taken_at=ago(64.9))
+    tell(task.gateway, ago(61), **PROOFS[kind])
+    assert status(task) == TaskStatus.OK
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_after_our_own_clock_was_set_back_docks_prove_their_upgrades(kind: str) -> None:
+    task = taken(kind)
+    UpgradeTask.objects.update(taken_at=timezone.now() + dt.timedelta(hours=1))
+    tell(task.gateway, timezone.now(), **PROOFS[kind])
+    assert status(task) == TaskStatus.OK
 
 
 @pytest.mark.parametrize("number", [1, 20])
