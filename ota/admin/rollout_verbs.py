@@ -11,13 +11,8 @@ from django.http import QueryDict
 from ota import rollouts
 from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
-from ota.rollouts import InvalidPolicy, NothingToUpgrade, NotPossible
+from ota.rollouts import InvalidPolicy, NotPossible
 from ota.terms import count
-
-_NOTHING_LEFT = (
-    "No rollout was started: no other device of these models and organizations can be upgraded. "
-    "Another rollout may have them already, as when a button is pressed twice."
-)
 
 UPGRADE = "ota.upgrade_devices"
 APPROVE = "ota.approve_rollout"
@@ -44,7 +39,7 @@ class Press(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it: ``text`` for who pressed, ``log`` for the record; ``made`` is a rollout to go to.
+    """What became of it: ``text`` for who pressed, ``log`` for the record.
 
     ``form`` is what cannot be taken like this.
     """
@@ -52,7 +47,6 @@ class Outcome(NamedTuple):
     is_done: bool
     text: str
     log: str = ""
-    made: Rollout | None = None
     form: ChangeForm | None = None
 
 
@@ -173,16 +167,6 @@ def _deny(given: Press) -> Outcome:
     return Outcome(True, "Denied: nothing is issued.", f"Denied. {given.remark}".strip())
 
 
-def _clone(given: Press) -> Outcome:
-    try:
-        made, plan = rollouts.clone(given.rollout, given.now, given.user)
-    except NothingToUpgrade:
-        return Outcome(False, _NOTHING_LEFT)
-    became = "waits for approval" if plan.needs_approval else "was started"
-    text = f"{made} {became} for {count(len(plan.tasks), 'dock')}."
-    return Outcome(True, text, f"Cloned as rollout {made.pk}.", made=made)
-
-
 VERBS = {
     "cancel": Verb(_cancel),
     "pause": Verb(_pause),
@@ -196,5 +180,4 @@ VERBS = {
     "limits": Verb(_limit),
     "approve": Verb(_approve, APPROVE),
     "deny": Verb(_deny, APPROVE),
-    "clone": Verb(_clone),
 }

@@ -19,7 +19,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from fleet.labels import NOTHING, ago, label, two_lines
 from mqtt_bridge.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
-from ota.admin import report, rollout_verbs
+from ota.admin import clones, report, rollout_verbs
 from ota.admin.buttons import pressed_on
 from ota.admin.rollout_verbs import VERBS, Press
 from ota.forms import ChangeForm, DeadlineForm, LimitsForm
@@ -97,7 +97,7 @@ class RolloutAdmin(ListAdmin[Rollout]):
 
     @admin.display(description="Target", ordering="target_version")
     def target(self, rollout: Rollout) -> str:
-        return rollout.target_version or "newest"
+        return rollout.target_version or "one for each model"
 
     @admin.display(description="Author", ordering="created_by__username")
     def author(self, rollout: Rollout) -> str | SafeString:
@@ -145,7 +145,7 @@ class RolloutAdmin(ListAdmin[Rollout]):
             return redirect(f"{page}?{outcome.form.urlencoded()}")
         if request.POST.get("back") == "task" and given.tasks:
             return redirect("admin:ota_upgradetask_change", given.tasks[0])
-        return redirect("admin:ota_rollout_change", outcome.made.pk if outcome.made else pk)
+        return redirect("admin:ota_rollout_change", pk)
 
     def report(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """What became of a rollout, to print or, with ``?format=csv``, for other programs."""
@@ -193,6 +193,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
     return {
         "terms": terms.of(rollout),
         "may_steer": user.has_perm(rollout_verbs.UPGRADE),
+        "rest": clones.address(rollout) if user.has_perm("fleet.view_device") else "",
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
         "may_stay_open": rollout.criteria.exists(),

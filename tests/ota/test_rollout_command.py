@@ -444,3 +444,20 @@ def test_a_second_clone_finds_nothing_left(run: Run) -> None:
     assert run.answer("rollout", str(rollout.pk), "clone")["changed"]
     told = run.answer("rollout", str(rollout.pk), "clone", code=1)
     assert (told["changed"], told["text"]) == (False, "Nothing to upgrade.")
+
+
+@pytest.mark.usefixtures("library")
+def test_a_clone_of_a_downgrade_leaves_newer_devices_out_and_names_the_option(run: Run) -> None:
+    organization = make_organization()
+    rollout = make_rollout(target_version=NEW, allow_downgrade=True)
+    make_task(make_dock(NEW, organization=organization), rollout=rollout, status=S.OK)
+    newer = make_dock("10.02.0000", organization=organization)
+    call = ("rollout", str(rollout.pk), "clone")
+    told = run.answer(*call, code=1)
+    assert (told["excluded"][0]["sn"], told["excluded"][0]["code"]) == (newer.sn, "downgrade")
+    assert told["text"] == (
+        "Nothing to upgrade. Left out as newer: 1; --allow-downgrade takes such devices too."
+    )
+    told = run.answer(*call, "--allow-downgrade")
+    assert told["tasks"][0]["targets"][0]["to_version"] == NEW
+    assert "newer" not in told["text"]

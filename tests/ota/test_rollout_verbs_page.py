@@ -15,7 +15,7 @@ from ota import rows
 from ota.admin.rollout_verbs import VERBS
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.states import TaskStatus
-from tests.make import make_dock, make_package, make_rollout, make_task, make_wave
+from tests.make import make_rollout, make_task, make_wave
 from tests.people import queries, staff, text, told
 
 pytestmark = pytest.mark.django_db
@@ -344,26 +344,11 @@ def test_a_rollout_that_has_ended_is_not_changed(operator: Client) -> None:
     assert "Change limits" not in page(operator, rollout)
 
 
-def test_a_clone_leads_to_the_new_rollout_and_the_second_press_starts_none(
-    operator: Client,
-) -> None:
-    dock = make_dock()
-    rollout = make_task(dock, status=S.OK, finished_at=timezone.now()).rollout
-    make_package("10.02.0000")
-    make_dock(organization=dock.organization)
-    reply = press(operator, rollout, "clone")
-    made = Rollout.objects.exclude(pk=rollout.pk).get()
-    assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[made.pk])
-    reply = press(operator, rollout, "clone")
-    assert "No rollout was started" in told(reply)
-    assert "may have them already, as when a button is pressed twice" in told(reply)
-
-
 def test_every_button_for_a_rollout_works_once(operator: Client) -> None:
     shown = page(operator, in_two_waves(keeps_open=True))
     verbs = shown.split('data-live="verbs"')[1].split(">Report</a>")[0]
     buttons = re.findall(r"<button type=\"submit\"[^>]*>", verbs)
-    assert len(buttons) == 7
+    assert len(buttons) == 6
     assert all("data-once" in button for button in buttons)
 
 

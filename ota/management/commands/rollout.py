@@ -26,7 +26,7 @@ from ota.management.policy import add_policy, add_times, chosen, moment, refuse
 from ota.management.waking import wake_workers
 from ota.management.watching import find, tasks_table, title, waves_table
 from ota.models import Rollout, RolloutEvent
-from ota.rollouts import FIELDS, InvalidPolicy, NothingToUpgrade, NotPossible
+from ota.rollouts import FIELDS, InvalidPolicy, NothingToUpgrade, NotPossible, Plan
 from ota.states import RolloutStatus
 
 Document = dict[str, Any]
@@ -285,14 +285,23 @@ def _clone(call: Call) -> Outcome:
             made, plan = rollouts.clone(call.rollout, call.now, call.user, **other)
             more = {"dry_run": False, "clone_id": made.pk, **plan.as_json()}
             done = "needs approval" if plan.needs_approval else "was started"
-            return Outcome(True, f"Rollout {made.pk} {done}.", more, tuple(plan_shown(more)))
+            text = f"Rollout {made.pk} {done}.{_newer(call, plan)}"
+            return Outcome(True, text, more, tuple(plan_shown(more)))
         plan = rollouts.plan(devices, options, call.now)
     except NothingToUpgrade:
         plan = rollouts.plan(devices, options, call.now)
     more = {"dry_run": is_dry, "clone_id": None, **plan.as_json()}
     is_empty = not plan.tasks
-    text = "Nothing to upgrade." if is_empty else "This would be started."
+    text = f"{'Nothing to upgrade.' if is_empty else 'This would be started.'}{_newer(call, plan)}"
     return Outcome(False, text, more, tuple(plan_shown(more)), is_as_asked=is_dry and not is_empty)
+
+
+def _newer(call: Call, plan: Plan) -> str:
+    """How to go back as the rollout did: that was allowed for other devices, and has to be said again."""
+    newer = sum(left_out.reason.code == "downgrade" for left_out in plan.excluded)
+    if not newer or not call.rollout.allow_downgrade:
+        return ""
+    return f" Left out as newer: {newer}; --allow-downgrade takes such devices too."
 
 
 # Arguments
