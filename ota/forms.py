@@ -30,7 +30,6 @@ from ota.models.packages import validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
 from ota.rollouts import FIELDS, InvalidPolicy, Options, options_of
-from ota.rollouts.planning import refuse_deadline
 
 # A change of these changes who is upgraded and to what.
 DECISIVE = ("to", "with_aircraft", "allow_downgrade")
@@ -239,48 +238,6 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else ""
     return "" if value is None else str(value)
-
-
-class ChangeForm(forms.Form):
-    """Some of a rollout's choices while it runs; it shows the present ones until others are sent."""
-
-    def __init__(self, rollout: Rollout, data: QueryDict | None = None) -> None:
-        super().__init__(data, auto_id=f"id_{type(self).__name__.lower()}_%s")
-        self.rollout = rollout
-        self.initial = {name: getattr(rollout, name) for name in self.fields}
-
-    def urlencoded(self) -> str:
-        """What was sent, as an address carries it."""
-        sent = [(name, self.data[name]) for name in self.fields if name in self.data]
-        return urlencode([*sent, ("form", type(self).__name__)])
-
-
-class DeadlineForm(ChangeForm):
-    deadline_at = MomentField("Deadline", "What was not sent by then is canceled. Empty: never.")
-
-    def clean_deadline_at(self) -> dt.datetime | None:
-        deadline: dt.datetime | None = self.cleaned_data["deadline_at"]
-        try:
-            refuse_deadline(self.rollout.starts_at, deadline, timezone.now())
-        except InvalidPolicy as error:
-            raise ValidationError(str(error)) from error
-        return deadline
-
-
-class LimitsForm(ChangeForm):
-    limit_in_flight = policy_field("limit_in_flight")
-    limit_per_site = policy_field("limit_per_site")
-    windows = policy_field("windows")
-    expected_minutes = policy_field("expected_minutes")
-    max_failed = policy_field("max_failed")
-    max_failed_percent = policy_field("max_failed_percent")
-    failed_after = policy_field("failed_after")
-
-    def clean(self) -> dict[str, Any]:
-        said = super().clean() or self.cleaned_data
-        if not self.errors:  # the hours have to be long enough
-            Rollout(windows=said["windows"], expected_minutes=said["expected_minutes"]).clean()
-        return said
 
 
 def _versions() -> list[tuple[str, str]]:

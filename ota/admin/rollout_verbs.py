@@ -9,7 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import QueryDict
 
 from ota import rollouts
-from ota.forms import ChangeForm, DeadlineForm, LimitsForm
+from ota.admin.rollout_forms import ChangeForm, DeadlineForm, GatesForm, LimitsForm, NameForm
 from ota.models import Rollout
 from ota.rollouts import InvalidPolicy, NotPossible
 from ota.terms import count
@@ -147,6 +147,14 @@ def _limit(given: Press) -> Outcome:
     return _change(given, LimitsForm)
 
 
+def _gate(given: Press) -> Outcome:
+    return _change(given, GatesForm)
+
+
+def _rename(given: Press) -> Outcome:
+    return _change(given, NameForm)
+
+
 def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
     form = kind(given.rollout, given.said)
     if not form.is_valid():
@@ -178,6 +186,8 @@ VERBS = {
     "dismiss": Verb(_dismiss),
     "extend": Verb(_extend),
     "limits": Verb(_limit),
+    "gates": Verb(_gate),
+    "rename": Verb(_rename),
     "approve": Verb(_approve, APPROVE),
     "deny": Verb(_deny, APPROVE),
 }

@@ -21,14 +21,13 @@ from mqtt_bridge.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
 from ota.admin import clones, report, rollout_verbs
 from ota.admin.buttons import pressed_on
+from ota.admin.rollout_forms import FORMS, ChangeForm
 from ota.admin.rollout_verbs import VERBS, Press
-from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
 from ota.rows import PARTS, Counts, Filter, View
 from ota.states import TaskStatus
 
 LISTED = 50  # lines of the history, and failures
-CHANGES: tuple[type[ChangeForm], ...] = (DeadlineForm, LimitsForm)
 
 
 class CountedChangeList(CheckedChangeList):
@@ -204,7 +203,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "parked_more": attention - len(parked),
         "events": events[:LISTED],
         "event_count": events.count(),
-        "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in CHANGES},
+        "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in FORMS},
         "urls": {
             name.replace("-", "_"): reverse(f"admin:ota_rollout_{name}", args=[rollout.pk])
             for name in (*VERBS, "report")
