@@ -31,14 +31,14 @@ LISTED = 50  # lines of the history, and failures
 
 
 class CountedChangeList(CheckedChangeList):
-    """A list whose rollouts know the counts of their tasks; one query a page."""
+    """A list whose rollouts know the counts of their tasks and their author; two queries a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
-        found = rows.counts(self.result_list)
+        found, authors = rows.counts(self.result_list), status.authors(self.result_list)
         for rollout in self.result_list:
-            rollout.counts = found[rollout.pk]
+            rollout.counts, rollout.author = found[rollout.pk], authors[rollout.pk]
 
 
 def bar(counts: Counts) -> SafeString:
@@ -99,10 +99,8 @@ class RolloutAdmin(ListAdmin[Rollout]):
         return rollout.target_version or "one for each model"
 
     @admin.display(description="Author", ordering="created_by__username")
-    def author(self, rollout: Rollout) -> str | SafeString:
-        if rollout.is_automatic:
-            return "the system"
-        return str(rollout.created_by) if rollout.created_by else NOTHING
+    def author(self, rollout: Any) -> str | SafeString:
+        return rollout.author or NOTHING
 
     @admin.display(description="Created", ordering="created_at")
     def created(self, rollout: Rollout) -> SafeString:
@@ -190,6 +188,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
     events = rollout.events.select_related("actor").order_by("-pk")
     closed = rollout.wave_set.filter(opened_at=None).order_by("number")
     return {
+        "author": status.authors([rollout])[rollout.pk],
         "terms": terms.of(rollout),
         "may_steer": user.has_perm(rollout_verbs.UPGRADE),
         "rest": clones.address(rollout) if user.has_perm("fleet.view_device") else "",

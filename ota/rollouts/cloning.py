@@ -72,7 +72,11 @@ def _concerned(rollout: Rollout) -> tuple[QuerySet[DeviceModel], QuerySet[Organi
 
 
 def clone(
-    rollout: Rollout, now: dt.datetime, user: User | None = None, **other: Any
+    rollout: Rollout,
+    now: dt.datetime,
+    user: User | None = None,
+    remark: str = "",
+    **other: Any,
 ) -> tuple[Rollout, Plan]:
     """Starts a rollout with the same policy and target for the rest of the fleet.
 
@@ -80,4 +84,4 @@ def clone(
         NothingToUpgrade: no device is left.
         InvalidPolicy: it could not go like this.
     """
-    return launch(rest_of(rollout), options_of(rollout, **other), now, user)
+    return launch(rest_of(rollout), options_of(rollout, **other), now, user, remark=remark)
