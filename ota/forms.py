@@ -22,14 +22,14 @@ from unfold.widgets import (
     UnfoldBooleanWidget,
 )
 
+from fleet import versions
 from fleet.models import DeviceModel
 from ota import packages
 from ota.models import Criterion, FirmwarePackage, Policy, Rollout, Upload
 from ota.models.packages import MOST_NOTES, validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
-from ota.rollouts import FIELDS, InvalidPolicy, Options
-from ota.rollouts.planning import refuse_times
+from ota.rollouts import FIELDS, InvalidPolicy, Options, options_of
 
 # A change of these changes who is upgraded and to what.
 DECISIVE = ("to", "with_aircraft", "allow_downgrade")
@@ -37,6 +37,9 @@ DECISIVE = ("to", "with_aircraft", "allow_downgrade")
 
 # Told by a page that has shown the policy: what is missing in its answer was emptied by somebody.
 POLICY_SHOWN = "policy_shown"
+
+# The target that is no version: each model gets what it got in the rollout that is cloned.
+AS_IN_ORIGINAL = "original"
 
 
 class Group(NamedTuple):
@@ -96,7 +99,7 @@ class RolloutForm(forms.Form):
     """What an operator chooses for a rollout; always bound, to the choices so far.
 
     ``preferred`` is the policy where nothing else was chosen yet, ``criteria`` what the devices were
-    chosen by.
+    chosen by. With an ``original``, the rollout that is cloned, both are as there.
     """
 
     to = forms.ChoiceField(label="Target version", required=False, widget=UnfoldAdminSelectWidget)
@@ -153,19 +156,39 @@ class RolloutForm(forms.Form):
         choices: QueryDict,
         preferred: Mapping[str, Any],
         criteria: Sequence[Criterion] = (),
+        original: Rollout | None = None,
     ) -> None:
+        self.original, self.like = original, _like(original) if original else None
         data = choices.copy()
         if POLICY_SHOWN not in data:
-            for name, value in preferred.items():
+            for name, value in {**preferred, **self._as_in_original()}.items():
                 data.setdefault(name, _written(value))
         super().__init__(data)
         self.preferred = preferred
-        self.criteria = criteria
+        self.criteria = self.like.criteria if self.like else criteria
         target = self.fields["to"]
         if isinstance(target, forms.ChoiceField):
-            target.choices = [("", "The newest of each model"), *_versions()]
+            target.choices = [("", "The newest of each model"), *self._targets()]
         for name in DECISIVE:
             self.fields[name].widget.attrs["data-decisive"] = ""
+
+    def _as_in_original(self) -> dict[str, Any]:
+        """The choices of the rollout that is cloned, where there is one."""
+        if self.like is None:
+            return {}
+        to = AS_IN_ORIGINAL if self.like.to_by_model else self.like.to
+        also = {"name": self.like.name, "allow_downgrade": self.like.allow_downgrade}
+        return {**self.like.policy, **also, "to": to}
+
+    def _targets(self) -> list[tuple[str, str]]:
+        """The versions to choose from; those of the original also if they are not offered now."""
+        found = _versions()
+        if self.like and self.like.to_by_model:
+            text = f"As in {self.original}: {_by_model(self.like.to_by_model)}"
+            return [(AS_IN_ORIGINAL, text), *found]
+        if self.like and self.like.to and self.like.to not in dict(found):
+            return [(self.like.to, f"{self.like.to} · not offered now"), *found]
+        return found
 
     def clean_pilot(self) -> tuple[str, ...]:
         """Each serial number once, in the order in which they were written."""
@@ -175,6 +198,8 @@ class RolloutForm(forms.Form):
     def options(self) -> Options:
         chosen = dict(self.cleaned_data)
         policy = {name: chosen.pop(name) for name in FIELDS}
+        if self.like and chosen["to"] == AS_IN_ORIGINAL:
+            chosen |= {"to": "", "to_by_model": self.like.to_by_model}
         return Options(**chosen, policy=policy, criteria=self.criteria)
 
     def refuse(self, error: InvalidPolicy) -> None:
@@ -215,48 +240,6 @@ def _written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-class ChangeForm(forms.Form):
-    """Some of a rollout's choices while it runs; it shows the present ones until others are sent."""
-
-    def __init__(self, rollout: Rollout, data: QueryDict | None = None) -> None:
-        super().__init__(data, auto_id=f"id_{type(self).__name__.lower()}_%s")
-        self.rollout = rollout
-        self.initial = {name: getattr(rollout, name) for name in self.fields}
-
-    def urlencoded(self) -> str:
-        """What was sent, as an address carries it."""
-        sent = [(name, self.data[name]) for name in self.fields if name in self.data]
-        return urlencode([*sent, ("form", type(self).__name__)])
-
-
-class DeadlineForm(ChangeForm):
-    deadline_at = MomentField("Deadline", "What was not sent by then is canceled. Empty: never.")
-
-    def clean_deadline_at(self) -> dt.datetime | None:
-        deadline: dt.datetime | None = self.cleaned_data["deadline_at"]
-        try:
-            refuse_times(self.rollout.starts_at, deadline, timezone.now())
-        except InvalidPolicy as error:
-            raise ValidationError(str(error)) from error
-        return deadline
-
-
-class LimitsForm(ChangeForm):
-    limit_in_flight = policy_field("limit_in_flight")
-    limit_per_site = policy_field("limit_per_site")
-    windows = policy_field("windows")
-    expected_minutes = policy_field("expected_minutes")
-    max_failed = policy_field("max_failed")
-    max_failed_percent = policy_field("max_failed_percent")
-    failed_after = policy_field("failed_after")
-
-    def clean(self) -> dict[str, Any]:
-        said = super().clean() or self.cleaned_data
-        if not self.errors:  # the hours have to be long enough
-            Rollout(windows=said["windows"], expected_minutes=said["expected_minutes"]).clean()
-        return said
-
-
 def _versions() -> list[tuple[str, str]]:
     """The versions of the library, newest first, with the models that they are for."""
     models: defaultdict[str, set[str]] = defaultdict(set)
@@ -264,6 +247,20 @@ def _versions() -> list[tuple[str, str]]:
     for package in available.prefetch_related("models"):
         models[package.version] |= {model.name for model in package.models.all()}
     return [(version, f"{version} · {_few(sorted(names))}") for version, names in models.items()]
+
+
+def _by_model(numbers: Mapping[int, int]) -> str:
+    """Several versions, newest first, with the models that get them."""
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for pk, model in DeviceModel.objects.in_bulk(numbers).items():
+        names[numbers[pk]].append(model.name)
+    ordered = sorted(names.items(), reverse=True)
+    return "; ".join(f"{versions.text(number)} · {_few(sorted(of))}" for number, of in ordered)
+
+
+def _like(original: Rollout) -> Options:
+    """Whether devices may go back is asked again below, so that it may stand there as it was."""
+    return options_of(original, allow_downgrade=original.allow_downgrade)
 
 
 def _few(names: list[str]) -> str:

@@ -10,13 +10,13 @@ import enum
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from django.conf import settings
 from django.db.models import Count, Q, QuerySet
 
-from fleet import telemetry, versions
+from fleet import telemetry
 from fleet.models import Device, DeviceModel
 from mqtt_bridge.models import BridgeSession
 from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget, UpgradeTask
@@ -75,6 +75,15 @@ class Answer(NamedTuple):
         return UpgradeTarget.Type.CONSISTENCY if is_consistency else UpgradeTarget.Type.REGULAR
 
 
+# The version that is wanted, as a number: one for all, one for each model, or the newest of each.
+Target = int | Mapping[int, int] | None
+
+
+def number_for(model_id: int | None, to: Target) -> int | None:
+    """The version for a model; of several, for a model that none is named for, one that no package has."""
+    return to.get(model_id or 0, 0) if isinstance(to, Mapping) else to
+
+
 class Library:
     """The available packages by model, newest first; one query."""
 
@@ -90,9 +99,9 @@ class Library:
         found = self._packages.get(model_id or 0, [])
         return next((p for p in found if number is None or p.version_number == number), None)
 
-    def by_model(self, number: int | None = None) -> dict[int, FirmwarePackage]:
-        """For each model the newest package, or the one of a version, where there is one."""
-        found = {model: self.package(model, number) for model in self._packages}
+    def by_model(self, to: "Target" = None) -> dict[int, FirmwarePackage]:
+        """For each model the newest package, or the one of its version, where there is one."""
+        found = {model: self.package(model, number_for(model, to)) for model in self._packages}
         return {model: package for model, package in found.items() if package}
 
     def step(self, model_id: int | None, least: int, below: int) -> FirmwarePackage | None:
@@ -175,15 +184,17 @@ def assess(
     devices: QuerySet[Device] | Sequence[Device],
     now: dt.datetime,
     *,
-    to: str = "",
+    to: Target = None,
     allow_downgrade: bool = False,
 ) -> list[Answer]:
     """The answer for each device; nine queries, whatever their number."""
     if isinstance(devices, QuerySet):
         devices = Device.together(devices)
     situation = Situation(now, docks_of(devices))
-    number = versions.number(to) if to else None
-    return [answer(device, situation, number, allow_downgrade) for device in devices]
+    return [
+        answer(device, situation, number_for(device.model_id, to), allow_downgrade)
+        for device in devices
+    ]
 
 
 def answer(device: Device, situation: Situation, to: int | None, allow_downgrade: bool) -> Answer:

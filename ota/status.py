@@ -4,13 +4,14 @@ Keys and their order are what ``--json`` promises; times are ISO 8601, sizes byt
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.contrib.auth.models import User
 
 from ota import rollouts, states
-from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask, Wave
+from ota.models import FirmwarePackage, Rollout, RolloutEvent, UpgradeTarget, UpgradeTask, Wave
+from ota.models.rollouts import FROM_THE_TERMINAL
 from ota.needs import Answer
 from ota.rollouts import Standing
 from ota.states import TaskStatus
@@ -70,6 +71,22 @@ def of_rollout(rollout: Rollout) -> Document:
         "waves": of_waves(rollout),
         "tasks": of_tasks(tasks.with_targets()),
     }
+
+
+def authors(rollouts: Sequence[Rollout]) -> dict[int, str]:
+    """Who has started each of the rollouts, in words; empty if nobody knows any more. One query at most."""
+    found = {each.pk: "the system" if each.is_automatic else _by(each) for each in rollouts}
+    unknown = [pk for pk, author in found.items() if not author]
+    if unknown:
+        began = (RolloutEvent.Kind.STARTED, RolloutEvent.Kind.NEEDS_APPROVAL)
+        lines = RolloutEvent.objects.filter(rollout__in=unknown, kind__in=began, actor=None)
+        terminal = lines.filter(text__endswith=FROM_THE_TERMINAL)
+        found |= dict.fromkeys(terminal.values_list("rollout", flat=True), FROM_THE_TERMINAL)
+    return found
+
+
+def _by(rollout: Rollout) -> str:
+    return str(rollout.created_by) if rollout.created_by else ""
 
 
 def of_decision(rollout: Rollout) -> Document:

@@ -24,7 +24,7 @@ def of(rollout: Rollout) -> list[Term]:
     """What was decided for a rollout; what makes no difference is left out."""
     number = rollout.wave_set.count()
     found = [
-        Term("Target", rollout.target_version or "newest of each model"),
+        Term("Target", rollout.target_version or "one for each model"),
         Term("Downgrade", "allowed" if rollout.allow_downgrade else ""),
         Term("Waves", _waves(rollout, number)),
         Term("Next wave", _gates(rollout) if rollout.waves or number > 1 else ""),

@@ -13,7 +13,7 @@ from ota.admin.device_filters import ANY, WANTING
 from ota.models import Criterion
 
 # What says nothing about who is meant, or nothing that a rollout would not say anyway.
-_NEUTRAL = {PAGE_VAR, ORDER_VAR, "_changelist_filters", "all"}
+NEUTRAL = {PAGE_VAR, ORDER_VAR, "_changelist_filters", "all"}
 
 
 def of(chosen: Selection) -> list[Criterion]:
@@ -22,7 +22,7 @@ def of(chosen: Selection) -> list[Criterion]:
         return []
     params = {name: value for name, value in QueryDict(chosen.query).items() if value}
     criterion = Criterion()
-    for name in params.keys() - _NEUTRAL:
+    for name in params.keys() - NEUTRAL:
         read = _READERS.get(name)
         if read is None or not read(criterion, str(params[name])):
             return []

@@ -28,7 +28,7 @@ from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
 from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks
-from ota.admin import criteria, preview
+from ota.admin import clones, criteria, preview
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
 from ota.forms import RolloutForm
 from ota.models import Rollout, UpgradeTarget, UpgradeTask
@@ -50,7 +50,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         *("name", "product", "heard", "firmware", "need", "blocked_by"),
         *("dock", "owner"),
     ]
-    list_filter = [NeedFilter, *DeviceAdmin.list_filter, VersionFilter]
+    list_filter = [NeedFilter, *DeviceAdmin.list_filter, VersionFilter, clones.RestFilter]
     actions = ["upgrade", *DeviceAdmin.actions]
     actions_detail = ["upgrade_one"]
     change_form_after_template = "admin/fleet/device/upgrades.html"
@@ -162,8 +162,9 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         except IncorrectLookupParameters:
             messages.error(request, "The list that the devices were chosen from does not exist.")
             return redirect("admin:fleet_device_changelist")
-        by = criteria.of(chosen)
-        form = RolloutForm(choices, rollouts.usual_policy(devices, is_list=bool(by)), by)
+        original, by = clones.original(request, chosen), criteria.of(chosen)
+        usual = rollouts.usual_policy(devices, is_list=bool(by or original))
+        form = RolloutForm(choices, usual, by, original)
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):

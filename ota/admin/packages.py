@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.forms import ModelForm, Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404
+from django.shortcuts import get_object_or_404, redirect
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -27,7 +27,7 @@ from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.paging import DEPTH
 from mqtt_bridge.lists import ListAdmin
 from ota import notes, packages, states, storage
-from ota.admin import adding, uploads
+from ota.admin import adding, uploads, withdrawing
 from ota.forms import PackageDetailsForm
 from ota.models import FirmwarePackage, UpgradeTarget, UpgradeTask
 from ota.packages import PackageRefused
@@ -178,8 +178,16 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
         if done:
             messages.success(request, f"Made available: {count(done, 'package')}.")
 
-    @admin.action(description="Withdraw", permissions=["change"])
-    def withdraw(self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]) -> None:
+    @admin.action(description="Withdraw…", permissions=["change"])
+    def withdraw(
+        self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]
+    ) -> HttpResponse | None:
+        if not withdrawing.is_confirmed(request):
+            return withdrawing.ask(self, request, queryset, request.get_full_path())
+        self._withdraw(request, queryset)
+        return None
+
+    def _withdraw(self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]) -> None:
         for package in queryset.exclude(state=PackageState.WITHDRAWN):
             canceled = packages.withdraw(package, timezone.now(), _person(request))
             messages.success(request, f"{package} was withdrawn. {_canceled(canceled)}")
@@ -201,21 +209,18 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
         return _back_to(object_id)
 
     @action(
-        description="Withdraw",
+        description="Withdraw…",
         url_path="withdraw",
         icon="block",
         permissions=["change"],
-        dialog={
-            "title": "Withdraw this package?",
-            "description": "Upgrades that wait for it are canceled. What runs already goes on, "
-            "but no dock can fetch the package any more.",
-            "form_class": None,
-            "form_submit_text": "Withdraw",
-        },
     )  # type: ignore[untyped-decorator]  # unfold's
-    def withdraw_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        self.withdraw(request, _one(object_id))
-        return _back_to(object_id)
+    def withdraw_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        chosen = _one(object_id)
+        back = reverse("admin:ota_firmwarepackage_change", args=[object_id])
+        if not withdrawing.is_confirmed(request):
+            return withdrawing.ask(self, request, chosen, back)
+        self._withdraw(request, chosen)
+        return redirect(back)
 
     @action(
         description="Delete the file",

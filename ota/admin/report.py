@@ -25,6 +25,7 @@ def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
     took = rollout.finished_at - rollout.created_at if rollout.finished_at else None
     return {
         "rollout": rollout,
+        "author": status.authors([rollout])[rollout.pk],
         "terms": terms.of(rollout),
         "summary": rows.summary(counts),
         "parts": [(name, rows.total(counts, statuses)) for _, name, statuses in PARTS],

@@ -10,14 +10,9 @@ from django.http import QueryDict
 
 from fleet.counts import count
 from ota import rollouts
-from ota.forms import ChangeForm, DeadlineForm, LimitsForm
+from ota.admin.rollout_forms import ChangeForm, DeadlineForm, GatesForm, LimitsForm, NameForm
 from ota.models import Rollout
-from ota.rollouts import InvalidPolicy, NothingToUpgrade, NotPossible
-
-_NOTHING_LEFT = (
-    "No rollout was started: no other device of these models and organizations can be upgraded. "
-    "Another rollout may have them already, as when a button is pressed twice."
-)
+from ota.rollouts import InvalidPolicy, NotPossible
 
 UPGRADE = "ota.upgrade_devices"
 APPROVE = "ota.approve_rollout"
@@ -44,7 +39,7 @@ class Press(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it: ``text`` for who pressed, ``log`` for the record; ``made`` is a rollout to go to.
+    """What became of it: ``text`` for who pressed, ``log`` for the record.
 
     ``form`` is what cannot be taken like this.
     """
@@ -52,7 +47,6 @@ class Outcome(NamedTuple):
     is_done: bool
     text: str
     log: str = ""
-    made: Rollout | None = None
     form: ChangeForm | None = None
 
 
@@ -153,6 +147,14 @@ def _limit(given: Press) -> Outcome:
     return _change(given, LimitsForm)
 
 
+def _gate(given: Press) -> Outcome:
+    return _change(given, GatesForm)
+
+
+def _rename(given: Press) -> Outcome:
+    return _change(given, NameForm)
+
+
 def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
     form = kind(given.rollout, given.said)
     if not form.is_valid():
@@ -173,16 +175,6 @@ def _deny(given: Press) -> Outcome:
     return Outcome(True, "Denied: nothing is issued.", f"Denied. {given.remark}".strip())
 
 
-def _clone(given: Press) -> Outcome:
-    try:
-        made, plan = rollouts.clone(given.rollout, given.now, given.user)
-    except NothingToUpgrade:
-        return Outcome(False, _NOTHING_LEFT)
-    became = "waits for approval" if plan.needs_approval else "was started"
-    text = f"{made} {became} for {count(len(plan.tasks), 'dock')}."
-    return Outcome(True, text, f"Cloned as rollout {made.pk}.", made=made)
-
-
 VERBS = {
     "cancel": Verb(_cancel),
     "pause": Verb(_pause),
@@ -194,7 +186,8 @@ VERBS = {
     "dismiss": Verb(_dismiss),
     "extend": Verb(_extend),
     "limits": Verb(_limit),
+    "gates": Verb(_gate),
+    "rename": Verb(_rename),
     "approve": Verb(_approve, APPROVE),
     "deny": Verb(_deny, APPROVE),
-    "clone": Verb(_clone),
 }

@@ -19,27 +19,26 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from fleet.labels import NOTHING, ago, label, two_lines
 from mqtt_bridge.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
-from ota.admin import report, rollout_verbs
+from ota.admin import clones, report, rollout_verbs
 from ota.admin.buttons import pressed_on
+from ota.admin.rollout_forms import FORMS, ChangeForm
 from ota.admin.rollout_verbs import VERBS, Press
-from ota.forms import ChangeForm, DeadlineForm, LimitsForm
 from ota.models import Rollout
 from ota.rows import PARTS, Counts, Filter, View
 from ota.states import TaskStatus
 
 LISTED = 50  # lines of the history, and failures
-CHANGES: tuple[type[ChangeForm], ...] = (DeadlineForm, LimitsForm)
 
 
 class CountedChangeList(CheckedChangeList):
-    """A list whose rollouts know the counts of their tasks; one query a page."""
+    """A list whose rollouts know the counts of their tasks and their author; two queries a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
-        found = rows.counts(self.result_list)
+        found, authors = rows.counts(self.result_list), status.authors(self.result_list)
         for rollout in self.result_list:
-            rollout.counts = found[rollout.pk]
+            rollout.counts, rollout.author = found[rollout.pk], authors[rollout.pk]
 
 
 def bar(counts: Counts) -> SafeString:
@@ -97,13 +96,11 @@ class RolloutAdmin(ListAdmin[Rollout]):
 
     @admin.display(description="Target", ordering="target_version")
     def target(self, rollout: Rollout) -> str:
-        return rollout.target_version or "newest"
+        return rollout.target_version or "one for each model"
 
     @admin.display(description="Author", ordering="created_by__username")
-    def author(self, rollout: Rollout) -> str | SafeString:
-        if rollout.is_automatic:
-            return "the system"
-        return str(rollout.created_by) if rollout.created_by else NOTHING
+    def author(self, rollout: Any) -> str | SafeString:
+        return rollout.author or NOTHING
 
     @admin.display(description="Created", ordering="created_at")
     def created(self, rollout: Rollout) -> SafeString:
@@ -145,7 +142,7 @@ class RolloutAdmin(ListAdmin[Rollout]):
             return redirect(f"{page}?{outcome.form.urlencoded()}")
         if request.POST.get("back") == "task" and given.tasks:
             return redirect("admin:ota_upgradetask_change", given.tasks[0])
-        return redirect("admin:ota_rollout_change", outcome.made.pk if outcome.made else pk)
+        return redirect("admin:ota_rollout_change", pk)
 
     def report(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         """What became of a rollout, to print or, with ``?format=csv``, for other programs."""
@@ -191,8 +188,10 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
     events = rollout.events.select_related("actor").order_by("-pk")
     closed = rollout.wave_set.filter(opened_at=None).order_by("number")
     return {
+        "author": status.authors([rollout])[rollout.pk],
         "terms": terms.of(rollout),
         "may_steer": user.has_perm(rollout_verbs.UPGRADE),
+        "rest": clones.address(rollout) if user.has_perm("fleet.view_device") else "",
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
         "may_stay_open": rollout.criteria.exists(),
@@ -203,7 +202,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "parked_more": attention - len(parked),
         "events": events[:LISTED],
         "event_count": events.count(),
-        "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in CHANGES},
+        "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in FORMS},
         "urls": {
             name.replace("-", "_"): reverse(f"admin:ota_rollout_{name}", args=[rollout.pk])
             for name in (*VERBS, "report")

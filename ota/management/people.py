@@ -4,8 +4,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
 
 from fleet.terminal import visible, wrong_call
-
-FROM_THE_TERMINAL = "from the terminal"
+from ota.models.rollouts import FROM_THE_TERMINAL
 
 UPGRADE = "ota.upgrade_devices"
 APPROVE = "ota.approve_rollout"
@@ -15,6 +14,11 @@ def add_user(parser: CommandParser, *, required: bool = False) -> None:
     parser.add_argument(
         "--user", metavar="NAME", required=required, help="who does it, as the history tells"
     )
+
+
+def remark_of(user: User | None) -> str:
+    """What the history says beside a deed that is in nobody's name."""
+    return "" if user else FROM_THE_TERMINAL
 
 
 def person(name: str | None, permission: str = UPGRADE) -> User | None:

@@ -8,6 +8,8 @@ from fleet.models import DeviceModel, Organization, Site
 from ota.models.policies import Policy
 from ota.states import RolloutStatus
 
+FROM_THE_TERMINAL = "from the terminal"
+
 
 class Rollout(Policy):
     """These devices to these versions, under a policy."""
@@ -134,7 +136,7 @@ class Wave(models.Model):
 
 
 class RolloutEvent(models.Model):
-    """One line of a rollout's history: who did what to it; nobody where the system did."""
+    """One line of a rollout's history: who did what to it; no actor where the system or a command did."""
 
     class Kind(models.TextChoices):
         STARTED = "started", "Started"
@@ -175,3 +177,10 @@ class RolloutEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.text}"
+
+    @property
+    def by(self) -> str:
+        """Who did it, in words; a command in nobody's name says so at the end of its text."""
+        if self.actor:
+            return str(self.actor)
+        return FROM_THE_TERMINAL if self.text.endswith(FROM_THE_TERMINAL) else "by itself"

@@ -1,11 +1,12 @@
 """What happens to a package once it is in the library; each change is a line of its history."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import QuerySet
 
 from fleet.counts import count
 from fleet.models import DeviceModel
@@ -114,6 +115,12 @@ def make_available(package: FirmwarePackage, now: dt.datetime, user: User | None
     package.state = PackageState.AVAILABLE
 
 
+def waiting_for(packages: Collection[FirmwarePackage]) -> QuerySet[UpgradeTask]:
+    """The upgrades that are to install one of the packages and are not sent yet."""
+    waiting = UpgradeTask.objects.filter(targets__package__in=packages, status=TaskStatus.PENDING)
+    return waiting.distinct()
+
+
 def withdraw(
     package: FirmwarePackage, now: dt.datetime, user: User | None = None
 ) -> list[UpgradeTask]:
@@ -125,8 +132,7 @@ def withdraw(
         active = FirmwarePackage.objects.filter(pk=package.pk).exclude(state=PackageState.WITHDRAWN)
         if active.update(state=PackageState.WITHDRAWN):
             note(package, now, "withdrawn", user)
-        waiting = UpgradeTask.objects.filter(targets__package=package, status=TaskStatus.PENDING)
-        pks = set(waiting.values_list("pk", flat=True))
+        pks = set(waiting_for([package]).values_list("pk", flat=True))
         moved = UpgradeTask.objects.call_off(
             pks, now, f"package {package} was withdrawn"[:450], user
         )

@@ -6,23 +6,26 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
+from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
 from ota.models import Criterion, Rollout, UpgradeTarget, UpgradeTask
 from ota.rollouts.launching import launch
 from ota.rollouts.planning import FIELDS, Options, Plan
+from ota.states import TaskStatus
 
 
 def rest_of(rollout: Rollout) -> QuerySet[Device]:
-    """All devices of the models and organizations that a rollout has.
+    """All other devices of the models and organizations that a rollout has.
 
-    Without those that failed in it: they are retried or dismissed there. Who needs nothing, or is
-    being upgraded, is left out by the plan.
+    What was canceled before it was sent is among them. Who needs nothing, or is being upgraded, is
+    left out by the plan.
     """
     models, organizations = _concerned(rollout)
-    parked = UpgradeTask.objects.filter(rollout=rollout).needing_attention()
+    had = UpgradeTask.objects.filter(rollout=rollout)
+    had = had.exclude(status=TaskStatus.CANCELED, attempt=0)
     return (
         Device.objects.filter(model__in=models, organization__in=organizations)
-        .exclude(upgrades__task__in=parked)
+        .exclude(upgrades__task__in=had)
         .order_by("sn")
     )
 
@@ -30,14 +33,15 @@ def rest_of(rollout: Rollout) -> QuerySet[Device]:
 def options_of(rollout: Rollout, **other: Any) -> Options:
     """What was chosen for a rollout, and what is ``other``; its times are over and stay behind.
 
-    A ``policy`` among the others holds only the fields that differ.
+    So does the leave to go back, which was given for other devices. The versions are those that the
+    rollout had, whatever the library got since. A ``policy`` among the others holds only the fields
+    that differ.
     """
     policy = {name: getattr(rollout, name) for name in FIELDS} | other.pop("policy", {})
     models, organizations = _concerned(rollout)
     chosen = Options(
         name=f"{rollout.name}, the rest"[:200],
-        to=rollout.target_version,
-        allow_downgrade=rollout.allow_downgrade,
+        **_versions(rollout),
         policy=policy,
         criteria=[
             Criterion(model=model, organization=organization)
@@ -48,6 +52,18 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     return chosen._replace(**other)
 
 
+def _versions(rollout: Rollout) -> dict[str, Any]:
+    """What its devices got: one version as ``to``, several by their models."""
+    if rollout.target_version:
+        return {"to": rollout.target_version}
+    targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
+    found = targets.values_list("device__model", "package__version_number").distinct()
+    by_model = dict(sorted(found.exclude(device__model=None)))
+    if len(set(by_model.values())) == 1:
+        return {"to": versions.text(next(iter(by_model.values())))}
+    return {"to_by_model": by_model}
+
+
 def _concerned(rollout: Rollout) -> tuple[QuerySet[DeviceModel], QuerySet[Organization]]:
     """The models and the organizations of a rollout's devices."""
     targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
@@ -56,7 +72,11 @@ def _concerned(rollout: Rollout) -> tuple[QuerySet[DeviceModel], QuerySet[Organi
 
 
 def clone(
-    rollout: Rollout, now: dt.datetime, user: User | None = None, **other: Any
+    rollout: Rollout,
+    now: dt.datetime,
+    user: User | None = None,
+    remark: str = "",
+    **other: Any,
 ) -> tuple[Rollout, Plan]:
     """Starts a rollout with the same policy and target for the rest of the fleet.
 
@@ -64,4 +84,4 @@ def clone(
         NothingToUpgrade: no device is left.
         InvalidPolicy: it could not go like this.
     """
-    return launch(rest_of(rollout), options_of(rollout, **other), now, user)
+    return launch(rest_of(rollout), options_of(rollout, **other), now, user, remark=remark)

@@ -50,6 +50,7 @@ class Standing(NamedTuple):
 
 
 _NOTHING = Standing()
+LINE = 500  # characters of a line of history
 
 
 def note(
@@ -57,7 +58,7 @@ def note(
 ) -> None:
     """Adds a line to a rollout's history."""
     RolloutEvent.objects.create(
-        rollout_id=rollout_id, at=now, kind=kind, actor=user, text=text[:500]
+        rollout_id=rollout_id, at=now, kind=kind, actor=user, text=text[:LINE]
     )
     live.announce([(rollout_id, 0)])
 
@@ -68,8 +69,8 @@ def called_off(number: int) -> str:
 
 
 def joined(text: str, remark: str) -> str:
-    """What happened, and what somebody remarked about it, as one line of a history."""
-    return "; ".join(part for part in (text, remark) if part)
+    """What happened, and what somebody remarked about it, as one line of a history; the first gives way."""
+    return "; ".join(part for part in (text[: max(LINE - 2 - len(remark), 0)], remark) if part)
 
 
 def advance(now: dt.datetime) -> None:

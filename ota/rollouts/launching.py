@@ -39,10 +39,12 @@ def launch(
     now: dt.datetime,
     user: User | None = None,
     seen: str = "",
+    remark: str = "",
 ) -> tuple[Rollout, Plan]:
     """Starts a rollout, or puts it up for approval where the organization wants a second person.
 
-    ``seen`` is the digest of the plan that the operator has agreed to, where there was one.
+    ``seen`` is the digest of the plan that the operator has agreed to, where there was one; ``remark``
+    ends the first line of the history.
 
     A dock that got another open task since the plan was made is left out of the returned plan.
 
@@ -63,7 +65,7 @@ def launch(
         if not started.tasks:
             raise NothingToUpgrade("none of the devices can be upgraded")
         _keep_choice(rollout, options, planned)
-        _note(rollout, planned, opened_at, now, user)
+        _note(rollout, planned, opened_at, now, user, remark)
         if len(started.tasks) >= MANY:
             bulk.refresh_statistics(UpgradeTask, UpgradeTarget)
     return rollout, started
@@ -103,6 +105,7 @@ def _note(
     opened_at: dt.datetime | None,
     now: dt.datetime,
     user: User | None,
+    remark: str,
 ) -> None:
     docks, waves = len(planned.tasks), len(planned.waves)
     text = f"{count(docks, 'dock')} in {count(waves, 'wave')}"
@@ -111,7 +114,11 @@ def _note(
     if rollout.is_automatic:
         text = f"by the system: {text}"
     kind = Kind.NEEDS_APPROVAL if planned.needs_approval else Kind.STARTED
-    lines = [RolloutEvent(rollout=rollout, at=now, kind=kind, actor=user, text=text)]
+    lines = [
+        RolloutEvent(
+            rollout=rollout, at=now, kind=kind, actor=user, text=course.joined(text, remark)
+        )
+    ]
     if opened_at:
         lines.append(RolloutEvent(rollout=rollout, at=now, kind=Kind.WAVE_OPENED, text="wave 1"))
     bulk.insert(lines)

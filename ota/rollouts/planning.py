@@ -49,8 +49,9 @@ class InvalidPolicy(ValueError):
 class Options(NamedTuple):
     """What an operator chooses for a rollout.
 
-    ``to`` is a version for all, empty for the newest of each model; ``with_aircraft`` adds the
-    aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
+    ``to`` is a version for all, empty for the newest of each model; ``to_by_model`` instead of it holds
+    versions as numbers by the key of their model, and no other model is upgraded; ``with_aircraft`` adds
+    the aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
     those fields of ``Policy`` that differ from the organization's. ``criteria``, not saved yet, are what
     the devices were chosen by; none where they were picked by hand. ``need`` leaves out devices with
     another one; ``is_automatic`` says that nobody but the system starts it.
@@ -58,6 +59,7 @@ class Options(NamedTuple):
 
     name: str = ""
     to: str = ""
+    to_by_model: Mapping[int, int] = MappingProxyType({})
     allow_downgrade: bool = False
     with_aircraft: bool = False
     pilot: Sequence[str] = ()
@@ -67,6 +69,17 @@ class Options(NamedTuple):
     criteria: Sequence[Criterion] = ()
     need: str = ""
     is_automatic: bool = False
+
+    @property
+    def target(self) -> needs.Target:
+        """What is wanted, in numbers.
+
+        Raises:
+            fleet.versions.InvalidVersion: ``to`` is no version.
+        """
+        if self.to:
+            return versions.number(versions.canonical(self.to))
+        return self.to_by_model or None
 
 
 class PlannedTarget(NamedTuple):
@@ -171,7 +184,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
         InvalidPolicy: it could not go like this.
         fleet.versions.InvalidVersion: ``options.to`` is no version.
     """
-    to = versions.canonical(options.to) if options.to else ""
+    to = options.target
     if options.with_aircraft:
         devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
     _refuse_crowds(devices)
@@ -196,7 +209,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     asks = _needs_approval(tasks, preferred) or (
         policy["keeps_open"] and may_grow(options.criteria)
     )
-    return Plan(numbered, excluded, waves_, policy, asks, _offers(options, to))
+    return Plan(numbered, excluded, waves_, policy, asks, _offers(options))
 
 
 def _refuse_crowds(devices: QuerySet[Device]) -> None:
@@ -266,11 +279,11 @@ def may_grow(criteria: Sequence[Criterion]) -> bool:
     return (asking if None in owners else asking.filter(organization__in=owners)).exists()
 
 
-def _offers(options: Options, to: str) -> list[Offer]:
+def _offers(options: Options) -> list[Offer]:
     """What would be given to devices that join: the versions of now, whatever the library gets later."""
     if not options.criteria:
         return []
-    packages = needs.Library().by_model(versions.number(to) if to else None)
+    packages = needs.Library().by_model(options.target)
     named = {criterion.model_id for criterion in options.criteria}
     if None in named or options.with_aircraft:
         named = set(packages)

@@ -96,7 +96,9 @@ def open_next_wave(
     """
     rollout.refresh_from_db()
     if rollout.status != Rollout.Status.RUNNING:
-        raise NotPossible(f"{rollout} is {rollout.get_status_display().lower()}, not running.")
+        hint = " Resume it first." if rollout.status == Rollout.Status.PAUSED else ""
+        status = rollout.get_status_display().lower()
+        raise NotPossible(f"{rollout} is {status}, not running.{hint}")
     return course.open_next(rollout, now, user, remark, number)
 
 

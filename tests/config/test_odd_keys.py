@@ -109,7 +109,7 @@ def test_an_action_takes_those_that_are_rows(chief: Client) -> None:
     assert list(Device.objects.all()) == [kept]
 
 
-@pytest.mark.parametrize("verb", ["retry", "dismiss", "open-wave", "clone"])
+@pytest.mark.parametrize("verb", ["retry", "dismiss", "open-wave"])
 def test_a_button_of_a_rollout_takes_no_number_that_nothing_has(chief: Client, verb: str) -> None:
     rollout = make_rollout()
     for key in (HUGE, LONG, "abc", "²"):

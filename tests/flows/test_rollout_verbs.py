@@ -11,7 +11,16 @@ from playwright.sync_api import Page, expect
 from ota import rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_dock, make_failed, make_package, make_rollout, make_task, make_wave
+from tests.make import (
+    NEW,
+    make_dock,
+    make_failed,
+    make_listening,
+    make_package,
+    make_rollout,
+    make_task,
+    make_wave,
+)
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 
@@ -165,24 +174,28 @@ def test_the_author_finds_no_button_to_approve(console: Page, operator: User) ->
     expect(console.locator("summary", has_text="Approve")).to_have_count(0)
 
 
-def test_a_clone_leads_to_the_new_rollout(console: Page) -> None:
+def test_a_clone_is_previewed_before_it_starts(console: Page) -> None:
+    make_listening()
     dock = make_dock()
     rollout = make_task(dock, status=S.OK, finished_at=timezone.now()).rollout
-    make_package("10.02.0000")
-    make_dock(organization=dock.organization)
+    make_package("10.02.0000")  # which the rollout never had
+    rest = make_dock(organization=dock.organization)
     look_at(console, rollout)
-    press(console, "Clone for the rest", "Start it")
+    console.get_by_role("link", name="Clone for the rest…").click()
+    expect(console.locator("#ready").get_by_text(rest.sn)).to_be_visible()
+    assert Rollout.objects.count() == 1
+    console.get_by_role("button", name="Upgrade 1 device").click()
     expect(console.get_by_role("heading", name="Rollout, the rest").first).to_be_visible()
-    assert console.url.endswith(f"/{Rollout.objects.latest('pk').pk}/change/")
+    assert Rollout.objects.latest("pk").target_version == NEW
 
 
 def test_a_button_cannot_be_pressed_again_while_its_answer_is_awaited(console: Page) -> None:
     look_at(console, make_task().rollout)
     # An answer with which the browser stays where it is.
-    console.route("**/clone/", lambda route: route.fulfill(status=204))
-    console.locator("summary", has_text="Clone for the rest").click()
-    button = console.get_by_role("button", name="Start it", exact=True)
-    with console.expect_request("**/clone/"):
+    console.route("**/pause/", lambda route: route.fulfill(status=204))
+    console.locator("summary", has_text="Pause").click()
+    button = console.get_by_role("button", name="Pause it", exact=True)
+    with console.expect_request("**/pause/"):
         button.click()
     expect(button).to_be_disabled()
 

@@ -8,16 +8,18 @@ from django.utils import timezone
 from fleet.models import Device
 from ota import rollouts
 from ota.models import Rollout
-from ota.rollouts import NothingToUpgrade
+from ota.rollouts import NothingToUpgrade, Plan
 from ota.states import TaskStatus
 from tests.make import (
     NEW,
     make_aircraft,
+    make_device,
     make_dock,
     make_listening,
     make_organization,
     make_package,
     make_rollout,
+    make_target,
     make_task,
 )
 
@@ -28,6 +30,12 @@ pytestmark = [pytest.mark.django_db, pytest.mark.everywhere]
 def proven() -> Device:
     """A dock that has been upgraded already."""
     return make_dock(NEW, organization=make_organization())
+
+
+def versions_of(plan: Plan) -> set[tuple[str, str]]:
+    """The models of a plan with what they get."""
+    targets = [target for task in plan.tasks for target in task.targets]
+    return {(t.device.model.key, t.package.version) for t in targets if t.device.model}
 
 
 def make_done(dock: Device, **fields: object) -> Rollout:
@@ -43,16 +51,16 @@ def test_the_rest_are_the_other_devices_of_its_models_and_organizations(proven: 
     other = make_dock(organization=proven.organization)
     make_aircraft(other)  # of a model that the rollout did not have
     make_dock()  # of another organization
-    assert set(rollouts.rest_of(rollout)) == {proven, other}
+    assert set(rollouts.rest_of(rollout)) == {other}
 
 
-def test_what_failed_stays_with_its_rollout_until_it_is_dismissed(proven: Device) -> None:
+def test_what_failed_stays_with_its_rollout(proven: Device) -> None:
     rollout = make_done(proven)
     failed = make_dock(organization=proven.organization)
     make_task(failed, rollout=rollout, status=TaskStatus.FAILED)
     assert failed not in rollouts.rest_of(rollout)
     rollouts.dismiss(rollout, timezone.now())
-    assert failed in rollouts.rest_of(rollout)
+    assert failed not in rollouts.rest_of(rollout)
 
 
 def test_what_a_canceled_rollout_never_reached_is_among_the_rest(proven: Device) -> None:
@@ -67,13 +75,64 @@ def test_what_a_canceled_rollout_never_reached_is_among_the_rest(proven: Device)
 
 def test_a_clone_has_the_choices_but_not_the_times(proven: Device) -> None:
     past = timezone.now() - dt.timedelta(days=1)
-    rollout = make_done(
-        proven, name="x" * 200, deadline_at=past, starts_at=past, allow_downgrade=True, gate=70
-    )
+    rollout = make_done(proven, name="x" * 200, deadline_at=past, starts_at=past, gate=70)
     make_dock(organization=proven.organization)
     made, _ = rollouts.clone(rollout, timezone.now(), policy={"soak_minutes": 5})
     assert (made.starts_at, made.deadline_at, made.name) == (None, None, "x" * 200)
-    assert (made.allow_downgrade, made.gate, made.soak_minutes) == (True, 70, 5)
+    assert (made.gate, made.soak_minutes) == (70, 5)
+
+
+def test_a_clone_installs_the_version_of_its_rollout_whatever_came_later(proven: Device) -> None:
+    rollout = make_done(proven)  # the newest of its time
+    make_dock(organization=proven.organization)
+    make_package("10.02.0000")
+    made, plan = rollouts.clone(rollout, timezone.now())
+    assert made.target_version == NEW
+    assert versions_of(plan) == {("3-2-0", NEW)}
+
+
+def test_each_model_gets_in_a_clone_what_it_got_in_its_rollout(proven: Device) -> None:
+    rollout = make_done(proven)
+    aircraft = make_aircraft(proven, "09.00.0001")
+    make_target(
+        make_task(proven, rollout=rollout, status=TaskStatus.OK),
+        aircraft,
+        make_package("09.00.0001", models=("0-91-1",)),
+    )
+    make_aircraft(make_dock(organization=proven.organization), "08.00.0001")
+    make_package("11.00.0000")
+    made, plan = rollouts.clone(rollout, timezone.now(), policy={"keeps_open": True})
+    assert versions_of(plan) == {("3-2-0", NEW), ("0-91-1", "09.00.0001")}
+    offered = {(offer.model.key, offer.version) for offer in made.offers.all()}
+    assert (made.target_version, offered) == ("", versions_of(plan))
+
+
+def test_a_clone_brings_no_model_that_its_rollout_did_not_have(proven: Device) -> None:
+    rollout = make_done(proven)
+    make_task(
+        make_device("3-3-0", organization=proven.organization),
+        rollout=rollout,
+        status=TaskStatus.OK,
+        version="12.00.0001",
+    )
+    other = make_aircraft(make_dock(organization=proven.organization))
+    plan = rollouts.plan(
+        rollouts.rest_of(rollout),
+        rollouts.options_of(rollout, with_aircraft=True),
+        timezone.now(),
+    )
+    left_out = {each.device: each.reason.code for each in plan.excluded}
+    assert left_out[other] == "no_package"
+
+
+def test_a_clone_goes_back_only_if_it_is_told_again(proven: Device) -> None:
+    rollout = make_done(proven, allow_downgrade=True)
+    newer = make_dock("10.02.0000", organization=proven.organization)
+    with pytest.raises(NothingToUpgrade):
+        rollouts.clone(rollout, timezone.now())
+    made, plan = rollouts.clone(rollout, timezone.now(), allow_downgrade=True)
+    assert [task.gateway for task in plan.tasks] == [newer]
+    assert made.allow_downgrade
 
 
 def test_with_nobody_left_nothing_is_started(proven: Device) -> None:

@@ -70,7 +70,7 @@ def test_the_newest_available_package_of_the_model_is_the_target() -> None:
 def test_a_version_may_be_asked_for() -> None:
     older = make_package("10.01.1700")
     make_package(NEW)
-    assert assess(make_dock(OLD), to="10.01.17.00").package == older
+    assert assess(make_dock(OLD), to=10011700).package == older
 
 
 def test_a_device_that_can_be_upgraded_has_no_blocker_and_no_exclusion() -> None:
@@ -331,8 +331,8 @@ def test_of_several_steps_each_target_names_its_own() -> None:
     dock = make_dock("10.01.1000")
     choose = "first: choose it as the target version"
     assert needs_first(dock) == f"needs 10.01.2000 {choose}"
-    assert needs_first(dock, to="10.01.2000") == f"needs 10.01.1200 {choose}"
-    assert excluded(dock, to="10.01.1200") is None
+    assert needs_first(dock, to=10012000) == f"needs 10.01.1200 {choose}"
+    assert excluded(dock, to=10011200) is None
 
 
 def test_a_consistency_upgrade_and_a_downgrade_have_nothing_to_pass_through() -> None:

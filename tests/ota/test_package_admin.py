@@ -22,9 +22,9 @@ def page(package: FirmwarePackage) -> str:
     return reverse("admin:ota_firmwarepackage_change", args=[package.pk])
 
 
-def run(client: Client, action: str, *packages: FirmwarePackage) -> Any:
+def run(client: Client, action: str, *packages: FirmwarePackage, **more: str) -> Any:
     form = {"action": action, "_selected_action": [package.pk for package in packages]}
-    return client.post(LIST, form)
+    return client.post(LIST, form | more)
 
 
 def test_the_list_tells_state_models_and_fingerprint(client: Client) -> None:
@@ -60,30 +60,69 @@ def test_a_withdrawn_package_does_not_come_back(administrator: Client) -> None:
     assert "is withdrawn, not a draft" in told(reply)
 
 
+def test_withdrawing_asks_first_and_tells_what_it_cancels(administrator: Client) -> None:
+    task, other = make_task(make_dock()), make_package("11.00.0001", file_name="other.zip")
+    make_task(make_dock(), status=TaskStatus.IN_PROGRESS)
+    gone = make_package("09.00.0001", file_name="gone.zip", state=PackageState.WITHDRAWN)
+    needed = FirmwarePackage.objects.exclude(pk__in=[other.pk, gone.pk]).get()
+    shown = text(run(administrator, "withdraw", needed, other, gone))
+    assert "Withdraw 2 packages for good?" in shown
+    assert "The same zip added again stays withdrawn." in shown
+    assert "1 upgrade that waits for them will be canceled." in shown
+    assert needed.file_name in shown
+    assert "other.zip" in shown
+    assert "gone.zip" not in shown
+    task.refresh_from_db()
+    assert task.status == TaskStatus.PENDING
+    assert not FirmwarePackage.objects.exclude(pk=gone.pk).filter(state="withdrawn").exists()
+
+
+def test_what_is_withdrawn_already_is_not_asked_about(administrator: Client) -> None:
+    shown = text(run(administrator, "withdraw", make_package(state=PackageState.WITHDRAWN)))
+    assert "withdrawn already" in shown
+    assert 'name="post"' not in shown
+
+
+def test_a_whole_list_is_withdrawn_as_far_as_it_was_shown(administrator: Client) -> None:
+    shown, later = make_package("10.01.0001"), make_package("10.01.0002")
+    page = text(run(administrator, "withdraw", shown, select_across="1", index="0"))
+    assert f'name="_selected_action" value="{later.pk}"' in page
+    run(administrator, "withdraw", shown, post="yes")
+    later.refresh_from_db()
+    assert later.state == PackageState.AVAILABLE
+
+
 def test_withdrawing_cancels_what_waits(administrator: Client) -> None:
     task = make_task(make_dock())
-    reply = run(administrator, "withdraw", FirmwarePackage.objects.get())
+    reply = run(administrator, "withdraw", FirmwarePackage.objects.get(), post="yes")
     task.refresh_from_db()
     assert task.status == TaskStatus.CANCELED
     assert "Canceled 1 upgrade:" in told(reply)
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "after"),
-    [
-        ("make_this_available", PackageState.DRAFT, PackageState.AVAILABLE),
-        ("withdraw_this", PackageState.AVAILABLE, PackageState.WITHDRAWN),
-    ],
-)
-def test_a_packages_page_changes_its_state(
-    administrator: Client, name: str, before: str, after: str
-) -> None:
-    package = make_package(state=before)
-    url = reverse(f"admin:ota_firmwarepackage_{name}", args=[package.pk])
+def test_a_packages_page_makes_it_available(administrator: Client) -> None:
+    package = make_package(state=PackageState.DRAFT)
+    url = reverse("admin:ota_firmwarepackage_make_this_available", args=[package.pk])
     reply = administrator.post(url, {"_form_submitted": "on"})
     package.refresh_from_db()
-    assert package.state == after
+    assert package.state == PackageState.AVAILABLE
     assert reply.headers["HX-Redirect"] == page(package)
+
+
+def test_a_packages_page_withdraws_it_after_the_same_question(administrator: Client) -> None:
+    make_task(make_dock())
+    package = FirmwarePackage.objects.get()
+    url = reverse("admin:ota_firmwarepackage_withdraw_this", args=[package.pk])
+    assert f'href="{url}"' in text(administrator.get(page(package)))
+    shown = text(administrator.get(url))
+    assert "Withdraw 1 package for good?" in shown
+    assert "1 upgrade that waits for it will be canceled." in shown
+    package.refresh_from_db()
+    assert package.state == PackageState.AVAILABLE
+    reply = administrator.post(url, {"post": "yes"})
+    package.refresh_from_db()
+    assert package.state == PackageState.WITHDRAWN
+    assert reply.headers["Location"] == page(package)
 
 
 def test_a_packages_page_offers_what_its_state_allows(administrator: Client) -> None:
@@ -95,9 +134,9 @@ def test_a_packages_page_offers_what_its_state_allows(administrator: Client) -> 
 def test_an_operator_may_not_withdraw(client: Client) -> None:
     log_in(client, "Operators")
     package = make_package()
-    run(client, "withdraw", package)
+    run(client, "withdraw", package, post="yes")
     url = reverse("admin:ota_firmwarepackage_withdraw_this", args=[package.pk])
-    assert client.post(url, {"_form_submitted": "on"}).status_code == 403
+    assert client.post(url, {"post": "yes"}).status_code == 403
     package.refresh_from_db()
     assert package.state == PackageState.AVAILABLE
 

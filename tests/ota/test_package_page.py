@@ -51,7 +51,9 @@ def history(package: FirmwarePackage) -> list[str]:
 
 
 def run(client: Client, action: str, *chosen: FirmwarePackage) -> Any:
-    form = {"action": action, "_selected_action": [package.pk for package in chosen]}
+    """Takes an action of the list, and confirms it where it asks."""
+    pks = [package.pk for package in chosen]
+    form = {"action": action, "_selected_action": pks, "post": "yes"}
     return client.post(LIST, form)
 
 

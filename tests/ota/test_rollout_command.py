@@ -9,6 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from ota import rollouts
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.states import TaskStatus
 from tests.calls import Run, refusal
@@ -132,6 +133,19 @@ def test_a_rollout_is_paused_and_resumed(run: Run, operator: User) -> None:
         (Kind.PAUSED, f"paused by {operator}", operator),
         (Kind.RESUMED, "from the terminal", None),
     ]
+
+
+def test_what_somebody_does_at_the_terminal_is_not_said_to_be_by_itself(
+    run: Run, operator: User
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    run("rollout", str(rollout.pk), "pause", "--reason", "x" * 600)
+    run("rollout", str(rollout.pk), "change", "--name", "y" * 200)
+    run("rollout", str(rollout.pk), "resume", "--user", operator.username)
+    rollouts.stop(rollout, "too much failed", timezone.now())
+    by = [event.by for event in rollout.events.all()]
+    assert by == ["from the terminal", "from the terminal", "operators", "by itself"]
 
 
 @pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("resume", "running")])
@@ -436,3 +450,34 @@ def test_a_second_clone_finds_nothing_left(run: Run) -> None:
     assert run.answer("rollout", str(rollout.pk), "clone")["changed"]
     told = run.answer("rollout", str(rollout.pk), "clone", code=1)
     assert (told["changed"], told["text"]) == (False, "Nothing to upgrade.")
+
+
+@pytest.mark.usefixtures("library")
+def test_a_clone_says_whether_it_comes_from_the_terminal(run: Run, operator: User) -> None:
+    organization = make_organization()
+    rollout = make_rollout()
+    make_task(make_dock(NEW, organization=organization), rollout=rollout, status=S.OK)
+    make_dock(organization=organization)
+    told = run.answer("rollout", str(rollout.pk), "clone")
+    started = RolloutEvent.objects.get(rollout=told["clone_id"], kind=Kind.STARTED)
+    assert (started.by, started.text) == (
+        "from the terminal",
+        "1 dock in 1 wave; from the terminal",
+    )
+
+
+@pytest.mark.usefixtures("library")
+def test_a_clone_of_a_downgrade_leaves_newer_devices_out_and_names_the_option(run: Run) -> None:
+    organization = make_organization()
+    rollout = make_rollout(target_version=NEW, allow_downgrade=True)
+    make_task(make_dock(NEW, organization=organization), rollout=rollout, status=S.OK)
+    newer = make_dock("10.02.0000", organization=organization)
+    call = ("rollout", str(rollout.pk), "clone")
+    told = run.answer(*call, code=1)
+    assert (told["excluded"][0]["sn"], told["excluded"][0]["code"]) == (newer.sn, "downgrade")
+    assert told["text"] == (
+        "Nothing to upgrade. Left out as newer: 1; --allow-downgrade takes such devices too."
+    )
+    told = run.answer(*call, "--allow-downgrade")
+    assert told["tasks"][0]["targets"][0]["to_version"] == NEW
+    assert "newer" not in told["text"]

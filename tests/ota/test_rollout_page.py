@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from ota import rows
-from ota.models import Rollout, TaskEvent, UpgradeTask
+from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from tests.make import make_aircraft, make_dock, make_rollout, make_task, make_wave
 from tests.people import queries, staff
@@ -64,6 +64,25 @@ def test_name_and_facts_are_among_what_an_open_page_fetches_anew(viewer: Client)
     text = page(viewer, make_rollout(name="November")).content.decode()
     assert '<h1 class="ota-title" data-live="name">November</h1>' in text
     assert '<dl class="ota-facts" data-live="facts">' in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "remark", "shown"),
+    [
+        ({}, "; from the terminal", "from the terminal"),
+        ({"is_automatic": True}, "", "the system"),
+    ],
+)
+def test_the_author_is_the_system_only_where_it_is(
+    viewer: Client, fields: dict[str, Any], remark: str, shown: str
+) -> None:
+    rollout = make_rollout(**fields)
+    text = f"1 dock in 1 wave{remark}"
+    rollout.events.create(at=rollout.created_at, kind=RolloutEvent.Kind.STARTED, text=text)
+    report = viewer.get(reverse("admin:ota_rollout_report", args=[rollout.pk]))
+    for found in (page(viewer, rollout), report):
+        assert f"<dt>Author</dt><dd>{shown}</dd>" in found.content.decode()
+    assert shown in viewer.get(LIST).content.decode()
 
 
 def test_great_numbers_have_separators_however_they_come(viewer: Client) -> None:

@@ -12,16 +12,19 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ota import rows
+from ota.admin.rollout_forms import FORMS
 from ota.admin.rollout_verbs import VERBS
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.rollouts import FIELDS
 from ota.states import TaskStatus
-from tests.make import make_dock, make_failed, make_package, make_rollout, make_task, make_wave
+from tests.make import make_failed, make_rollout, make_task, make_wave
 from tests.people import queries, staff, text, told
 
 pytestmark = pytest.mark.django_db
 
 S, R = TaskStatus, Rollout.Status
-LIMITS = {"limit_in_flight": 3, "expected_minutes": 45, "failed_after": 10}
+LIMITS = {"limit_in_flight": 3, "expected_minutes": 45, "failed_after": 10, "jitter_seconds": 0}
+GATES = {"gate_first": 100, "gate": 95, "soak_minutes": 0}
 
 
 @pytest.fixture
@@ -146,7 +149,9 @@ def test_a_wave_that_is_no_number_opens_nothing(operator: Client, wave: str) -> 
 
 def test_a_paused_rollout_opens_no_wave_and_says_why(operator: Client) -> None:
     rollout = in_two_waves(status=R.PAUSED)
-    assert "is paused, not running" in told(press(operator, rollout, "open-wave", wave=2))
+    why = told(press(operator, rollout, "open-wave", wave=2))
+    assert "is paused, not running. Resume it first." in why
+    assert "Wave 2 can be opened by hand after that" in page(operator, rollout)
     assert "Open next wave" not in page(operator, rollout)
 
 
@@ -312,6 +317,59 @@ def test_limits_are_changed_while_it_runs(operator: Client) -> None:
     assert rollout.events.get().kind == RolloutEvent.Kind.CHANGED
 
 
+def test_all_that_can_be_changed_has_a_form() -> None:
+    shown = {name for form in FORMS for name in form.base_fields}
+    by_button = {"keeps_open"}
+    assert shown | by_button == {*FIELDS, "name", "starts_at", "deadline_at"} - {"waves"}
+
+
+def test_a_gate_is_lowered_after_it_has_stopped_the_rollout(operator: Client) -> None:
+    rollout = in_two_waves(status=R.PAUSED)
+    assert "Change gates" in page(operator, rollout)
+    press(operator, rollout, "gates", **GATES | {"gate_first": 60}, asks_between_waves="on")
+    rollout.refresh_from_db()
+    assert (rollout.gate_first, rollout.asks_between_waves) == (60, True)
+    assert [wave.gate for wave in rollout.wave_set.order_by("number")] == [60, 95]
+
+
+def test_gates_that_cannot_be_are_refused_at_their_field(operator: Client) -> None:
+    rollout = in_two_waves()
+    reply = press(operator, rollout, "gates", **GATES | {"gate": 101})
+    assert "less than or equal to 100" in text(operator.get(reply.headers["Location"]))
+
+
+def test_one_wave_has_no_gates_to_change(operator: Client) -> None:
+    assert "Change gates" not in page(operator, make_task().rollout)
+
+
+def test_a_rollout_gets_another_name(operator: Client) -> None:
+    rollout = make_rollout(name="Autum")
+    press(operator, rollout, "rename", name="Autumn")
+    rollout.refresh_from_db()
+    assert rollout.name == "Autumn"
+    assert "Nothing was changed" in told(press(operator, rollout, "rename", name=""))
+
+
+def test_the_start_is_moved_while_the_first_wave_is_closed(operator: Client) -> None:
+    rollout = make_rollout(starts_at=dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC))
+    rollout.wave_set.update(opened_at=None)
+    times = {"starts_at": "2099-01-02T21:00", "deadline_at": "2099-01-01T12:00"}
+    reply = press(operator, rollout, "extend", **times)
+    assert "The deadline is before the start." in text(operator.get(reply.headers["Location"]))
+    press(operator, rollout, "extend", **times | {"deadline_at": ""})
+    rollout.refresh_from_db()
+    assert rollout.starts_at == dt.datetime(2099, 1, 2, 21, tzinfo=dt.UTC)
+
+
+def test_the_start_of_what_has_started_stays(operator: Client) -> None:
+    rollout = make_rollout(starts_at=timezone.now())
+    press(operator, rollout, "extend", starts_at="2099-01-02T21:00", deadline_at="")
+    started = rollout.starts_at
+    rollout.refresh_from_db()
+    assert rollout.starts_at == started
+    assert 'name="starts_at"' not in page(operator, rollout)
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -339,26 +397,11 @@ def test_a_rollout_that_has_ended_is_not_changed(operator: Client) -> None:
     assert "Change limits" not in page(operator, rollout)
 
 
-def test_a_clone_leads_to_the_new_rollout_and_the_second_press_starts_none(
-    operator: Client,
-) -> None:
-    dock = make_dock()
-    rollout = make_task(dock, status=S.OK, finished_at=timezone.now()).rollout
-    make_package("10.02.0000")
-    make_dock(organization=dock.organization)
-    reply = press(operator, rollout, "clone")
-    made = Rollout.objects.exclude(pk=rollout.pk).get()
-    assert reply.headers["Location"] == reverse("admin:ota_rollout_change", args=[made.pk])
-    reply = press(operator, rollout, "clone")
-    assert "No rollout was started" in told(reply)
-    assert "may have them already, as when a button is pressed twice" in told(reply)
-
-
 def test_every_button_for_a_rollout_works_once(operator: Client) -> None:
     shown = page(operator, in_two_waves(keeps_open=True))
     verbs = shown.split('data-live="verbs"')[1].split(">Report</a>")[0]
     buttons = re.findall(r"<button type=\"submit\"[^>]*>", verbs)
-    assert len(buttons) == 7
+    assert len(buttons) == 8
     assert all("data-once" in button for button in buttons)
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from ota import rollouts
 from ota.management.commands import start_upgrade
-from ota.models import OrganizationPolicy, Rollout, UpgradeTask
+from ota.models import OrganizationPolicy, Rollout, RolloutEvent, UpgradeTask
 from ota.states import TaskStatus
 from tests.calls import Run, refusal
 from tests.make import (
@@ -381,3 +381,12 @@ def read_until(stream: int, words: bytes) -> bytes:
     while words not in seen:
         seen += os.read(stream, 4096)
     return seen
+
+
+@pytest.mark.usefixtures("library", "redis_server")
+def test_the_history_says_who_started_it_or_that_it_was_at_the_terminal(run: Run) -> None:
+    operator = make_person("Operators")
+    run("start_upgrade", "--sn", make_dock().sn)
+    run("start_upgrade", "--sn", make_dock().sn, "--user", operator.username)
+    started = RolloutEvent.objects.filter(kind=RolloutEvent.Kind.STARTED)
+    assert [event.by for event in started] == ["from the terminal", "operators"]

@@ -22,12 +22,13 @@ from fleet.terminal import (
 )
 from ota import rollouts, status
 from ota.management.launching import add_launch, chosen_options, plan_shown
-from ota.management.people import APPROVE, FROM_THE_TERMINAL, UPGRADE, add_user, person
+from ota.management.people import APPROVE, UPGRADE, add_user, person, remark_of
 from ota.management.policy import add_policy, add_times, chosen, moment, refuse
 from ota.management.waking import wake_workers
 from ota.management.watching import find, tasks_table, title, waves_table
 from ota.models import Rollout, RolloutEvent
-from ota.rollouts import FIELDS, InvalidPolicy, NothingToUpgrade, NotPossible
+from ota.rollouts import FIELDS, InvalidPolicy, NothingToUpgrade, NotPossible, Plan
+from ota.rollouts.course import joined
 from ota.states import RolloutStatus
 
 Document = dict[str, Any]
@@ -45,7 +46,7 @@ class Call(NamedTuple):
 
     @property
     def remark(self) -> str:
-        return "" if self.user else FROM_THE_TERMINAL
+        return remark_of(self.user)
 
 
 class Outcome(NamedTuple):
@@ -144,8 +145,8 @@ def _choices(document: Document) -> list[tuple[str, object]]:
 
 
 def _pause(call: Call) -> Outcome:
-    who = "" if call.user else f"paused {FROM_THE_TERMINAL}"
-    reason = "; ".join(part for part in (call.options["reason"], who) if part)
+    who = "" if call.user else f"paused {call.remark}"
+    reason = joined(call.options["reason"], who)
     if rollouts.pause(call.rollout, call.now, call.user, reason):
         return Outcome(True, "Paused: nothing more is issued, what runs goes on.")
     return _is_already(call, RolloutStatus.PAUSED, "only one that runs can be paused")
@@ -283,17 +284,26 @@ def _clone(call: Call) -> Outcome:
     devices, options = rollouts.rest_of(call.rollout), rollouts.options_of(call.rollout, **other)
     try:
         if not is_dry:
-            made, plan = rollouts.clone(call.rollout, call.now, call.user, **other)
+            made, plan = rollouts.clone(call.rollout, call.now, call.user, call.remark, **other)
             more = {"dry_run": False, "clone_id": made.pk, **plan.as_json()}
             done = "needs approval" if plan.needs_approval else "was started"
-            return Outcome(True, f"Rollout {made.pk} {done}.", more, tuple(plan_shown(more)))
+            text = f"Rollout {made.pk} {done}.{_newer(call, plan)}"
+            return Outcome(True, text, more, tuple(plan_shown(more)))
         plan = rollouts.plan(devices, options, call.now)
     except NothingToUpgrade:
         plan = rollouts.plan(devices, options, call.now)
     more = {"dry_run": is_dry, "clone_id": None, **plan.as_json()}
     is_empty = not plan.tasks
-    text = "Nothing to upgrade." if is_empty else "This would be started."
+    text = f"{'Nothing to upgrade.' if is_empty else 'This would be started.'}{_newer(call, plan)}"
     return Outcome(False, text, more, tuple(plan_shown(more)), is_as_asked=is_dry and not is_empty)
+
+
+def _newer(call: Call, plan: Plan) -> str:
+    """How to go back as the rollout did: that was allowed for other devices, and has to be said again."""
+    newer = sum(left_out.reason.code == "downgrade" for left_out in plan.excluded)
+    if not newer or not call.rollout.allow_downgrade:
+        return ""
+    return f" Left out as newer: {newer}; --allow-downgrade takes such devices too."
 
 
 # Arguments

@@ -13,7 +13,7 @@ from fleet.models import Device, DeviceModel
 from fleet.terminal import AnsweringCommand, not_as_asked, refuse_unknown
 from ota import rollouts, status
 from ota.management.launching import add_launch, chosen_options, plan_shown
-from ota.management.people import add_user, person
+from ota.management.people import add_user, person, remark_of
 from ota.management.policy import refuse
 from ota.management.waking import wake_workers
 from ota.management.watching import held_back, summary, tasks_table, watch
@@ -119,7 +119,7 @@ def _launch(
     try:
         if is_dry:
             return None, rollouts.plan(devices, chosen, now)
-        started = rollouts.launch(devices, chosen, now, user)
+        started = rollouts.launch(devices, chosen, now, user, remark=remark_of(user))
     except NothingToUpgrade:
         return None, rollouts.plan(devices, chosen, now)
     except InvalidPolicy as error:
