@@ -53,7 +53,7 @@ def test_an_operator_upgrades_a_batch_and_sees_the_bars_move_to_the_end(
     page.check("#action-toggle")
     page.select_option("select[name=action]", label="Upgrade firmware…")
     page.click("button[name=index]")
-    expect(page.get_by_text("docks will be upgraded now")).to_be_visible()
+    expect(page.get_by_text("docks are ready")).to_be_visible()
     assert not Rollout.objects.exists()
 
     page.get_by_role("button", name=re.compile(r"Upgrade \d+ devices")).click()
