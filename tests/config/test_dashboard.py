@@ -29,7 +29,7 @@ from tests.make import (
     make_task,
     make_wave,
 )
-from tests.people import context, log_in, text
+from tests.people import context, log_in, staff, text
 
 pytestmark = pytest.mark.django_db
 
@@ -152,6 +152,28 @@ def test_who_may_see_nothing_sees_nothing(client: Client) -> None:
     make_task(make_dock(callsign="Roof"), status=TaskStatus.IN_PROGRESS)
     client.force_login(User.objects.create(username="new", is_staff=True))
     assert "Roof" not in text(client.get(PAGE))
+
+
+def test_who_may_see_nothing_is_told_so_and_not_that_all_is_well(client: Client) -> None:
+    client.force_login(User.objects.create(username="new", is_staff=True))
+    shown = text(client.get(PAGE))
+    assert "Nothing at present" not in shown
+    assert "Your account lacks the permission" in shown
+
+
+def test_who_may_see_upgrades_is_told_that_nothing_needs_attention(viewer: Client) -> None:
+    make_dock(organization=make_organization())
+    shown = text(viewer.get(PAGE))
+    assert "Nothing at present" in shown
+    assert "lacks the permission" not in shown
+
+
+def test_who_may_see_devices_alone_gets_no_all_clear_of_upgrades() -> None:
+    make_dock(organization=make_organization())
+    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=timezone.now())
+    shown = text(staff("view_device").get(PAGE))
+    assert "Nothing at present" not in shown
+    assert "lacks the permission" not in shown
 
 
 # Warnings
