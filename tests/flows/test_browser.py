@@ -13,7 +13,7 @@ from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.browser import PASSWORD, enter, log_in
 from tests.flows.conftest import Story
-from tests.make import make_rollout, make_task
+from tests.make import make_dock, make_listening, make_package, make_rollout, make_task
 from tests.people import make_person
 from tests.processes import Processes
 
@@ -113,3 +113,24 @@ def test_a_viewer_sees_no_upgrade_action(
     enter(page, processes.web_url, make_person("Viewers"))
     page.get_by_role("link", name="Devices").first.click()
     assert "Upgrade firmware" not in json.dumps(page.locator("option").all_inner_texts())
+
+
+def test_no_table_of_a_preview_is_wider_than_a_phone(
+    processes: Processes, page: Page, operator: User
+) -> None:
+    make_listening()
+    make_package("10.01.3205")
+    make_dock(callsign="A dock on the roof of the northern building")
+    make_dock(mode_code=4)
+    make_dock("10.01.3205")
+    processes.web()
+    enter(page, processes.web_url, operator)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{processes.web_url}/admin/fleet/device/upgrade/?query=")
+    for group in page.locator("details.group > summary").all():
+        group.click()
+    expect(page.locator(".scroll:visible")).to_have_count(3)
+    wider = page.locator(".scroll").evaluate_all(
+        "all => all.map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(wider) <= 0
