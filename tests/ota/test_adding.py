@@ -57,6 +57,16 @@ def test_a_refusal_stands_at_its_field_and_keeps_the_upload(
     assert FirmwarePackage.objects.exists()
 
 
+def test_who_has_to_name_the_models_is_told_where_codes_are_taught_and_of_no_command(
+    administrator: Client, dock2: bytes
+) -> None:
+    reply = add(administrator, bring(administrator, dock2))
+    (said,) = reply.context_data["form"].errors["models"]
+    assert "stands for no device model yet" in said
+    assert "--" not in said
+    assert f'href="{reverse("admin:ota_productcode_add")}"' in text(reply)
+
+
 def test_a_release_date_that_contradicts_the_zip_is_confirmed(
     administrator: Client, dock2: bytes
 ) -> None:
