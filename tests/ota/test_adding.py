@@ -97,10 +97,14 @@ def test_only_administrators_see_the_page(client: Client, group: str) -> None:
     assert client.get(ADD).status_code == 403
 
 
-def test_a_file_that_is_no_package_is_refused_at_the_file(administrator: Client) -> None:
+def test_a_file_that_is_no_package_is_refused_at_the_file_and_not_kept(
+    administrator: Client,
+) -> None:
     reply = add(administrator, bring(administrator, b"no zip at all"))
     assert "DOCK2.zip is no zip" in reply.context_data["form"].errors["upload"][0]
-    assert Upload.objects.exists()
+    assert reply.context_data["chosen"] is None
+    assert "Use it" not in text(administrator.get(ADD))
+    assert not Upload.objects.exists()
 
 
 def test_a_file_that_is_not_whole_becomes_no_package(administrator: Client, dock2: bytes) -> None:
