@@ -14,7 +14,14 @@ from ota.models import News, Notice, Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.browser import PASSWORD, enter, log_in
 from tests.flows.conftest import Story
-from tests.make import make_aircraft, make_dock, make_listening, make_package, make_rollout, make_task
+from tests.make import (
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_package,
+    make_rollout,
+    make_task,
+)
 from tests.people import make_person
 from tests.processes import Processes
 
