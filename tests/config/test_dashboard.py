@@ -19,6 +19,7 @@ from mqtt_bridge.models import FailedMessage
 from ota import rollouts
 from ota.models import FirmwarePackage, ForeignUpgrade, PackageEvent, Rollout
 from ota.states import TaskStatus
+from tests.browser import PASSWORD
 from tests.make import (
     make_aircraft,
     make_dock,
@@ -278,6 +279,17 @@ def test_an_administrator_makes_nobody_a_superuser(client: Client) -> None:
     client.post(f"/admin/auth/user/{user.pk}/change/", form)
     user.refresh_from_db()
     assert not user.is_superuser
+
+
+def test_a_new_user_may_log_in(client: Client) -> None:
+    log_in(client, "Administrators")
+    asked = context(client, "/admin/auth/user/add/")["adminform"].form
+    form = {name: asked[name].value() or "" for name in asked.fields}
+    form |= {"username": "ann", "password1": PASSWORD, "password2": PASSWORD}
+    client.post("/admin/auth/user/add/", form)
+    assert (
+        Client().post("/admin/login/", {"username": "ann", "password": PASSWORD}).status_code == 302
+    )
 
 
 def test_an_administrator_does_not_touch_a_superuser(client: Client) -> None:
