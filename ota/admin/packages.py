@@ -313,7 +313,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
 
     @admin.display(description="size")
     def length_in_full(self, package: FirmwarePackage) -> str:
-        return f"{filesizeformat(package.size)}, {package.size} bytes"
+        return f"{filesizeformat(package.size)}, {package.size:,} bytes"
 
     @admin.display(description="SHA-256")
     def digest(self, package: FirmwarePackage) -> SafeString:
