@@ -24,6 +24,14 @@ class UserAdmin(DjangoUserAdmin[User], ListAdmin[User]):
     change_password_form = AdminPasswordChangeForm
     list_display = ["username", "email", "is_active", "is_staff", "is_superuser", "last_login"]
     filter_horizontal = ["groups", "user_permissions"]
+    add_fieldsets = [
+        (name, values | {"fields": [*values["fields"], "is_staff"]})
+        for name, values in DjangoUserAdmin.add_fieldsets
+    ]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Everybody who is made here is to use the console, for which Django asks for this."""
+        return {"is_staff": True, **super().get_changeform_initial_data(request)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         fields = [*super().get_readonly_fields(request, obj), "last_login", "date_joined"]

@@ -1,12 +1,20 @@
 """How log lines look: aligned text for people, or one JSON object a line; always on stderr."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 
 def is_no_tick(record: logging.LogRecord) -> bool:
     """Keeps the clock from filling the log: it ticks every second."""
     return "Sending due task" not in record.getMessage()
+
+
+def without_refusals_traceback(record: logging.LogRecord) -> bool:
+    """A lack of permission is no fault: its line tells all, and the traceback only our own calls."""
+    if getattr(record, "status_code", None) == HTTPStatus.FORBIDDEN:
+        record.exc_info = None
+    return True
 
 
 def logging_config(log_format: str) -> dict[str, Any]:
@@ -26,7 +34,11 @@ def logging_config(log_format: str) -> dict[str, Any]:
             "no_ticks": {
                 "()": "django.utils.log.CallbackFilter",
                 "callback": is_no_tick,
-            }
+            },
+            "short_refusals": {
+                "()": "django.utils.log.CallbackFilter",
+                "callback": without_refusals_traceback,
+            },
         },
         "handlers": {
             "stderr": {
@@ -39,6 +51,7 @@ def logging_config(log_format: str) -> dict[str, Any]:
         # Handlers of their own would say things twice, or in another format.
         "loggers": {
             "django": {"handlers": [], "propagate": True},
+            "django.request": {"filters": ["short_refusals"]},
             "uvicorn": {"handlers": [], "propagate": True},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},

@@ -254,6 +254,7 @@ UNFOLD = {
     "SITE_HEADER": "Fleet OTA",
     "SITE_SUBHEADER": "Firmware for docks and aircraft",
     "SITE_SYMBOL": "system_update_alt",
+    "SITE_URL": None,  # the console is the site
     "SITE_FAVICONS": [
         {
             "rel": "icon",

@@ -17,12 +17,12 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 
 from fleet import binding, words
 from fleet.counts import count
-from fleet.forms import AdoptForm, DeviceForm, SiteForm
+from fleet.forms import AdoptForm, DeviceForm, SiteForm, TypedFilterForm
 from fleet.keys import key
 from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
@@ -32,11 +32,16 @@ from fleet.selection import Selection
 from mqtt_bridge.lists import ListAdmin
 
 if TYPE_CHECKING:
+    from django.contrib.admin import RelatedFieldListFilter as AutocompleteSelectFilter
     from django.contrib.admin import RelatedFieldListFilter as RelatedDropdownFilter
     from django.contrib.admin import SimpleListFilter as DropdownFilter
 else:
     # Untyped; their classes extend Django's.
-    from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+    from unfold.contrib.filters.admin import (
+        AutocompleteSelectFilter,
+        DropdownFilter,
+        RelatedDropdownFilter,
+    )
 
 LISTED = 50  # of the devices that would be adopted
 
@@ -58,6 +63,12 @@ class OneOfFilter(RelatedDropdownFilter):
         if self.lookup_val_isnull:
             return queryset.filter(**{self.lookup_kwarg_isnull: True})
         return super().queryset(request, queryset)
+
+
+class TypedFilter(AutocompleteSelectFilter):
+    """One of many, found by typing; says "All" while none is chosen, as the other filters do."""
+
+    form_class = TypedFilterForm
 
 
 @admin.register(Organization)
@@ -120,7 +131,7 @@ class SiteAdmin(PrefilledAdmin[Site]):
     list_display = ["name", "organization", "time_zone"]
     list_per_page = 50
     list_select_related = ["organization"]
-    list_filter = [("organization", AutocompleteSelectFilter)]
+    list_filter = [("organization", TypedFilter)]
     list_filter_submit = True
     search_fields = ["name"]
     autocomplete_fields = ["organization"]
@@ -180,8 +191,8 @@ class DeviceAdmin(ListAdmin[Device]):
     list_filter = [
         ("model__kind", ChoicesDropdownFilter),
         ("model", OneOfFilter),
-        ("organization", AutocompleteSelectFilter),
-        ("site", AutocompleteSelectFilter),
+        ("organization", TypedFilter),
+        ("site", TypedFilter),
         ("presence", ChoicesDropdownFilter),
         ClaimedFilter,
     ]

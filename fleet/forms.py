@@ -1,15 +1,21 @@
 """The console's forms of the fleet."""
 
 import zoneinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ValidationError
 from django.template.defaultfilters import pluralize
 from unfold.widgets import UnfoldAdminSelect2Widget, UnfoldAdminSelectWidget
 
 from fleet.counts import count
 from fleet.models import Device, Organization, Site
+
+if TYPE_CHECKING:
+    from django.forms import Form as AutocompleteDropdownForm
+else:
+    from unfold.contrib.filters.forms import AutocompleteDropdownForm  # untyped; extends Django's
 
 
 class AdoptForm(forms.Form):
@@ -18,6 +24,19 @@ class AdoptForm(forms.Form):
     organization = forms.ModelChoiceField(
         Organization.objects.all(), widget=UnfoldAdminSelectWidget, empty_label="Choose …"
     )
+
+
+class _SaysAll(AutocompleteSelect):
+    def build_attrs(
+        self, base_attrs: dict[str, Any], extra_attrs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return super().build_attrs(base_attrs, extra_attrs) | {"data-placeholder": "All"}
+
+
+class TypedFilterForm(AutocompleteDropdownForm):
+    """A filter whose choices are looked up while somebody types."""
+
+    widget = _SaysAll
 
 
 class SiteForm(forms.ModelForm[Site]):

@@ -7,39 +7,9 @@ from typing import Any
 
 from django.contrib.admin import display
 
+from fleet import modes
 from fleet.models import Device
 
-_DOCK_MODES = {
-    0: "idle",
-    1: "debugged on site",
-    2: "debugged remotely",
-    3: "upgrading firmware",
-    4: "working",
-    5: "waiting to be calibrated",
-}
-_AIRCRAFT_MODES = {
-    0: "standby",
-    1: "preparing to take off",
-    2: "ready to take off",
-    3: "flown by hand",
-    4: "taking off",
-    5: "flying a route",
-    6: "taking a panorama",
-    7: "tracking",
-    8: "avoiding other aircraft",
-    9: "returning home",
-    10: "landing",
-    11: "forced to land",
-    12: "landing on three propellers",
-    13: "upgrading firmware",
-    14: "not connected",
-    15: "assisted flight",
-    16: "flown by virtual stick",
-    17: "flown live",
-    18: "fixing RTK in the air",
-    19: "choosing a place for its dock",
-    20: "circling a point",
-}
 _FLIGHT_TASKS = {
     0: "preparing",
     1: "in flight",
@@ -50,7 +20,7 @@ _FLIGHT_TASKS = {
     255: "the aircraft is abnormal",
     256: "unknown",
 }
-_MODES = {"dock": _DOCK_MODES, "aircraft": _AIRCRAFT_MODES}
+_MODES = {"dock": modes.DOCK, "aircraft": modes.AIRCRAFT}
 
 Words = dict[int, str]
 

@@ -49,7 +49,8 @@ class Group(NamedTuple):
     fields: list[forms.BoundField]
 
 
-_LABELS = {"limit_in_flight": "Docks at a time", "limit_per_site": "Docks of a site at a time"}
+# What people call these, wherever they choose them.
+LABELS = {"limit_in_flight": "Docks at a time", "limit_per_site": "Docks of a site at a time"}
 
 
 def policy_field(name: str) -> forms.Field:
@@ -67,7 +68,7 @@ def policy_field(name: str) -> forms.Field:
         found = field.formfield(widget=UnfoldAdminTextInputWidget, validators=field.validators)
     if not isinstance(found, forms.Field):
         raise TypeError(f"{name} has no field of a form")
-    found.label = _LABELS.get(name, found.label)
+    found.label = LABELS.get(name, found.label)
     return found
 
 

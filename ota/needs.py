@@ -16,7 +16,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db.models import Count, Q, QuerySet
 
-from fleet import telemetry
+from fleet import modes, telemetry
 from fleet.models import Device, DeviceModel
 from mqtt_bridge.models import BridgeSession
 from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget, UpgradeTask
@@ -26,14 +26,6 @@ LOW_BATTERY = 20  # percent; the device refuses at or below it (312704)
 IDLE = 0
 IDLE_STEP = 5
 AIRCRAFT_IDLE = {0, 14}  # standby; not connected, as when it sleeps in the dock
-
-_DOCK_MODES = {
-    1: "debugged on site",
-    2: "debugged remotely",
-    3: "upgrading firmware",
-    4: "working",
-    5: "waiting to be calibrated",
-}
 
 
 class Need(enum.StrEnum):
@@ -321,7 +313,7 @@ def _dock_blockers(gateway: Device, situation: Situation) -> Iterable[Reason]:
     if mode is None:
         yield Reason("mode_unknown", "the dock has not reported its mode yet")
     elif mode != IDLE:
-        yield Reason("busy", f"the dock is {_DOCK_MODES.get(mode, f'in mode {mode}')}")
+        yield Reason("busy", f"the dock is {modes.DOCK.get(mode, f'in mode {mode}')}")
     if step not in {None, IDLE_STEP}:
         yield Reason("flight_task", f"the dock has a flight task (step {step})")
     if gateway.emergency_stop_state:
@@ -362,8 +354,10 @@ def _battery(gateway: Device, aircraft: Device) -> int | None:
 def _flight_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
     """A dock restarts when it is upgraded: not while its aircraft is in use, upgraded too or not."""
     for aircraft in situation.in_use[gateway.pk]:
-        if aircraft.mode_code not in {None, *AIRCRAFT_IDLE}:
-            yield Reason("aircraft_busy", f"the aircraft is in mode {aircraft.mode_code}")
+        mode = aircraft.mode_code
+        if mode is not None and mode not in AIRCRAFT_IDLE:
+            doing = modes.AIRCRAFT.get(mode, f"in mode {mode}")
+            yield Reason("aircraft_busy", f"the aircraft is {doing}")
         else:
             yield Reason("aircraft_out", "the aircraft is on and not in the dock")
 

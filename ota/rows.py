@@ -14,6 +14,7 @@ from ota import downloads, rollouts, states, status, terms
 from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import Standing
 from ota.states import TaskStatus
+from ota.upgrades import retries
 
 PAGE = 50  # tasks
 
@@ -331,10 +332,16 @@ _EXPECTED = {
 def note(task: UpgradeTask, rollout: Rollout) -> str:
     """What a task waits for, or what the device or a limit of time said about it."""
     if task.status == TaskStatus.PENDING:
-        return _waiting(task, rollout)
+        return _waiting(task, rollout) + _failure(task)
     if task.no_show_at and task.status in (TaskStatus.SENT, TaskStatus.IN_PROGRESS):
         return capfirst(downloads.absence())
     return task.message or task.advice or _EXPECTED.get(TaskStatus(task.status), "")
+
+
+def _failure(task: UpgradeTask) -> str:
+    """Why a task waits that was tried already: what made the last attempt fail."""
+    said = task.message or task.advice
+    return f". The last attempt failed: {said}" if said and retries.is_resting(task) else ""
 
 
 _HELD_BACK: dict[str, str] = {

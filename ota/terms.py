@@ -44,6 +44,14 @@ def moment(at: dt.datetime | None) -> str:
     return f"{timezone.localtime(at):%Y-%m-%d %H:%M %Z}" if at else ""
 
 
+def lasted(found: dt.timedelta) -> str:
+    """How long something took, such as ``19 s``, ``1 min 5 s`` and ``2 h 10 min``."""
+    minutes, seconds = divmod(round(found.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    units = [(hours, "h"), (minutes, "min"), (0 if hours else seconds, "s")]
+    return " ".join(f"{number:,} {unit}" for number, unit in units if number) or "0 s"
+
+
 def _waves(rollout: Rollout, number: int) -> str:
     if not rollout.waves:
         return "the pilot, then all others" if number > 1 else "all at once"

@@ -53,12 +53,14 @@ class PackageRefused(ValueError):
     """A file that cannot become a package; the message says what, which file, and what to do.
 
     ``field`` is the choice to change: ``file``, ``version``, ``released_on``, ``models``,
-    ``minimum_version`` or ``notes``.
+    ``minimum_version`` or ``notes``. ``option`` is what says it on the command line, if people have
+    to say more.
     """
 
-    def __init__(self, message: str, field: str = "file") -> None:
+    def __init__(self, message: str, field: str = "file", option: str = "") -> None:
         super().__init__(message)
         self.field = field
+        self.option = option
 
 
 class Told(NamedTuple):

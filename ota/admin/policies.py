@@ -1,17 +1,22 @@
 """What the rollouts of an organization have unless somebody chooses otherwise, in the console."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import admin
+from django.db.models import Field
+from django.forms import Field as FormField
 from django.http import HttpRequest
 
 from fleet.prefilled import PrefilledAdmin
+from ota.forms import LABELS
 from ota.models import OrganizationPolicy
 
 
 @admin.register(OrganizationPolicy)
 class OrganizationPolicyAdmin(PrefilledAdmin[OrganizationPolicy]):
     list_display = [
-        *("organization", "in_waves", "in_hours", "limit_in_flight", "max_failed_percent"),
+        *("organization", "in_waves", "in_hours", "at_a_time", "max_failed_percent"),
         "approval_above",
     ]
     list_select_related = ["organization"]
@@ -33,6 +38,18 @@ class OrganizationPolicyAdmin(PrefilledAdmin[OrganizationPolicy]):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, str | list[str]]:
         initial = super().get_changeform_initial_data(request)
         return {"limit_in_flight": str(settings.LIMIT_IN_FLIGHT)} | initial
+
+    def formfield_for_dbfield(
+        self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> FormField | None:
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if found and db_field.name in LABELS:
+            found.label = LABELS[db_field.name]
+        return found
+
+    @admin.display(description=LABELS["limit_in_flight"], ordering="limit_in_flight")
+    def at_a_time(self, policy: OrganizationPolicy) -> int:
+        return policy.limit_in_flight
 
     @admin.display(description="waves", ordering="waves")
     def in_waves(self, policy: OrganizationPolicy) -> str:

@@ -153,15 +153,18 @@ def tasks_table(tasks: list[status.Document], *, with_bars: bool = False) -> Tab
                 task["step"],
                 task["attempt"],
                 "; ".join(_upgrade(target) for target in task["targets"]),
-                task["advice"] or task["message"] or _waits_for(task),
+                _remarks(task),
             )
             for task in tasks
         ],
     )
 
 
-def _waits_for(task: status.Document) -> str:
-    return "; ".join(reason["text"] for reason in task["waits_for"])
+def _remarks(task: status.Document) -> str:
+    """What was said about a task and, while it is not over, what it waits for."""
+    waits_for = "; ".join(reason["text"] for reason in task["waits_for"])
+    said = task["advice"] or task["message"]
+    return f"{said.rstrip('.')}. Waits: {waits_for}" if said and waits_for else said or waits_for
 
 
 def _progress(percent: int | None, *, with_bar: bool) -> object:

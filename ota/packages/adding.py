@@ -84,15 +84,15 @@ def add(
 def add_upload(upload: Upload, given: Given, user: User | None) -> tuple[FirmwarePackage, bool]:
     """Makes a package of an upload that is complete; a worker checks its bytes before it is available.
 
-    The upload is gone afterwards; after a refusal it is kept, so that what was said can be corrected.
+    The upload is gone afterwards, also if its file is no package at all. After another refusal it is
+    kept, so that what was said can be corrected.
 
     Raises:
         PackageRefused: the file, its name or what was said about it is not right.
     """
     name = safe_name(upload.file_name)
     _refuse_incomplete(upload)
-    with storage.open_file(upload.key) as file:
-        told = zips.inspect(file, name)
+    told = _inspected(upload, name)
     known = FirmwarePackage.objects.filter(sha256=upload.sha256 or None).first()
     if known:
         _mend_or_drop(known, upload, user)
@@ -159,6 +159,15 @@ def _refuse_incomplete(upload: Upload) -> None:
             f"{upload.file_name} has not arrived whole: {min(found, upload.offset):,} of "
             f"{upload.size:,} bytes. Choose the file again to go on."
         )
+
+
+def _inspected(upload: Upload, name: str) -> zips.Inspection:
+    try:
+        with storage.open_file(upload.key) as file:
+            return zips.inspect(file, name)
+    except PackageRefused:  # nothing that people could say would make it one
+        uploads.drop(upload)
+        raise
 
 
 def _package(name: str, facts: Facts, given: Given, user: User | None) -> FirmwarePackage:

@@ -145,15 +145,17 @@ def _version(told: Inspection, given: Given, name: str) -> str:
         )
     if not typed and inside and outside and inside != outside:
         raise PackageRefused(
-            f"{name} says {outside} in its name and {inside} inside. Say which one is right with "
-            "the version (--product-version); what a dock will report is usually the one inside.",
+            f"{name} says {outside} in its name and {inside} inside. Say which one is right; what a "
+            "dock will report is usually the one inside.",
             "version",
+            f"--product-version {inside}",
         )
     found = typed or inside or outside
     if not found:
         raise PackageRefused(
-            f"{name} does not tell its version. Say it with --product-version, as {versions.FORM}.",
+            f"{name} does not tell its version. Say it, as {versions.FORM}.",
             "version",
+            "--product-version 10.01.3205",
         )
     return found
 
@@ -191,8 +193,9 @@ def _models(code: str, keys: Sequence[str], name: str) -> list[DeviceModel]:
     if not found:
         raise PackageRefused(
             f"{name} has the product code {code or '(none)'}, which stands for no device model yet. "
-            "Name the models with --model, such as --model 3-2-0, or teach the code in the console.",
+            "Name its models, or teach the code under Product codes in the console.",
             "models",
+            "--model 3-2-0",
         )
     return found
 

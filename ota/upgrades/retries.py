@@ -70,7 +70,10 @@ def outcome(
 
 def resting(task: UpgradeTask, again: dt.datetime) -> Reason:
     """What a task waits for whose attempt has failed."""
-    return Reason("not_yet", f"its pause after a failure lasts until {hours.shown(task, again)}")
+    return Reason(
+        "not_yet",
+        f"its pause after a failure lasts until {hours.shown(task, again)}, then it goes again",
+    )
 
 
 def is_echo(retries: int, replied_at: dt.datetime | None) -> bool:

@@ -19,6 +19,7 @@ from mqtt_bridge.models import FailedMessage
 from ota import rollouts
 from ota.models import FirmwarePackage, ForeignUpgrade, PackageEvent, Rollout
 from ota.states import TaskStatus
+from tests.browser import PASSWORD
 from tests.make import (
     make_aircraft,
     make_dock,
@@ -29,7 +30,7 @@ from tests.make import (
     make_task,
     make_wave,
 )
-from tests.people import context, log_in, text
+from tests.people import context, log_in, staff, text
 
 pytestmark = pytest.mark.django_db
 
@@ -154,6 +155,28 @@ def test_who_may_see_nothing_sees_nothing(client: Client) -> None:
     assert "Roof" not in text(client.get(PAGE))
 
 
+def test_who_may_see_nothing_is_told_so_and_not_that_all_is_well(client: Client) -> None:
+    client.force_login(User.objects.create(username="new", is_staff=True))
+    shown = text(client.get(PAGE))
+    assert "Nothing at present" not in shown
+    assert "Your account lacks the permission" in shown
+
+
+def test_who_may_see_upgrades_is_told_that_nothing_needs_attention(viewer: Client) -> None:
+    make_dock(organization=make_organization())
+    shown = text(viewer.get(PAGE))
+    assert "Nothing at present" in shown
+    assert "lacks the permission" not in shown
+
+
+def test_who_may_see_devices_alone_gets_no_all_clear_of_upgrades() -> None:
+    make_dock(organization=make_organization())
+    make_task(make_dock(), status=TaskStatus.FAILED, finished_at=timezone.now())
+    shown = text(staff("view_device").get(PAGE))
+    assert "Nothing at present" not in shown
+    assert "lacks the permission" not in shown
+
+
 # Warnings
 
 
@@ -267,6 +290,17 @@ def test_an_administrator_makes_nobody_a_superuser(client: Client) -> None:
     client.post(f"/admin/auth/user/{user.pk}/change/", form)
     user.refresh_from_db()
     assert not user.is_superuser
+
+
+def test_a_new_user_may_log_in(client: Client) -> None:
+    log_in(client, "Administrators")
+    asked = context(client, "/admin/auth/user/add/")["adminform"].form
+    form = {name: asked[name].value() or "" for name in asked.fields}
+    form |= {"username": "ann", "password1": PASSWORD, "password2": PASSWORD}
+    client.post("/admin/auth/user/add/", form)
+    assert (
+        Client().post("/admin/login/", {"username": "ann", "password": PASSWORD}).status_code == 302
+    )
 
 
 def test_an_administrator_does_not_touch_a_superuser(client: Client) -> None:

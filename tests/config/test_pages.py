@@ -41,6 +41,32 @@ def test_who_lacks_a_permission_is_told_so(client: Client) -> None:
     assert "Your account lacks the permission." in text(reply)
 
 
+def test_a_lack_of_permission_is_logged_without_a_traceback(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_in(client, "Viewers")
+    client.get("/admin/ota/firmwarepackage/add/")
+    (line,) = [record for record in caplog.records if record.name == "django.request"]
+    assert "/admin/ota/firmwarepackage/add/" in line.getMessage()
+    assert not line.exc_info
+
+
+def test_nothing_offers_to_leave_the_console_for_another_site(administrator: Client) -> None:
+    assert "View site" not in text(administrator.get("/admin/"))
+    assert "Return to site" not in text(Client().get("/admin/login/"))
+
+
+def test_who_logs_out_is_told_so_in_few_words(administrator: Client) -> None:
+    shown = text(administrator.post("/admin/logout/"))
+    assert "You are logged out" in shown
+    assert "quality time" not in shown
+    assert "Log in again" in shown
+
+
+def test_a_plain_page_asks_for_no_other_file(client: Client) -> None:
+    assert '<link rel="icon" href="data:,">' in text(client.get("/no/such/page"))
+
+
 def test_a_page_that_was_open_for_too_long_is_told_so() -> None:
     reply = Client(enforce_csrf_checks=True).post("/admin/login/")
     assert reply.status_code == 403

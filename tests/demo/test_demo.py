@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from demo import checks, ports
 from tests.conftest import COUNTING
-from tests.processes import Running, eventually, group_members
+from tests.processes import ROOT, Running, eventually, group_members
 from tests.servers import Server
 
 pytestmark = [
@@ -112,6 +113,15 @@ def listening_addresses(pid: int) -> set[str]:
 
 def test_the_first_run_tells_the_password(running: Running) -> None:
     assert running.output.count("Log in as admin with the password ") == 1
+
+
+def test_it_tells_how_other_commands_talk_to_it(running: Running) -> None:
+    told = next(line for line in running.output.splitlines() if line.startswith("Commands: "))
+    typed = ["sh", "-c", f"{told.removeprefix('Commands: ')} --json"]
+    env = os.environ | BARE
+    done = subprocess.run(typed, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert isinstance(json.loads(done.stdout), list)
 
 
 def test_the_binding_code_is_not_in_the_list_of_processes(running: Running) -> None:

@@ -1,5 +1,6 @@
 """The console's pages of the fleet: who sees and changes what, and adopting devices."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -308,3 +309,12 @@ def test_an_empty_site_moves_to_another_organization(administrator: Client) -> N
 def test_a_viewer_reads_the_lists(viewer: Client, name: str) -> None:
     Site.objects.create(organization=make_organization(), name="Roof")
     assert viewer.get(f"/admin/fleet/{name}/").status_code == 200
+
+
+@pytest.mark.parametrize("place", ["device", "site"])
+def test_a_filter_that_nobody_uses_says_all(administrator: Client, place: str) -> None:
+    make_dock(site=make_organization().sites.create(name="Roof"))
+    shown = text(administrator.get(f"/admin/fleet/{place}/"))
+    selects = re.findall(r"<select[^>]*unfold-filter-autocomplete[^>]*>", shown)
+    assert selects
+    assert all('data-placeholder="All"' in found for found in selects)

@@ -6,14 +6,22 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import User
+from django.utils import timezone
 from playwright.sync_api import Page, ViewportSize, expect
 
 from ota import live
-from ota.models import Rollout, UpgradeTask
+from ota.models import News, Notice, Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.browser import PASSWORD, enter, log_in
 from tests.flows.conftest import Story
-from tests.make import make_rollout, make_task
+from tests.make import (
+    make_aircraft,
+    make_dock,
+    make_listening,
+    make_package,
+    make_rollout,
+    make_task,
+)
 from tests.people import make_person
 from tests.processes import Processes
 
@@ -53,7 +61,7 @@ def test_an_operator_upgrades_a_batch_and_sees_the_bars_move_to_the_end(
     page.check("#action-toggle")
     page.select_option("select[name=action]", label="Upgrade firmware…")
     page.click("button[name=index]")
-    expect(page.get_by_text("docks will be upgraded now")).to_be_visible()
+    expect(page.get_by_text("docks are ready")).to_be_visible()
     assert not Rollout.objects.exists()
 
     page.get_by_role("button", name=re.compile(r"Upgrade \d+ devices")).click()
@@ -113,3 +121,50 @@ def test_a_viewer_sees_no_upgrade_action(
     enter(page, processes.web_url, make_person("Viewers"))
     page.get_by_role("link", name="Devices").first.click()
     assert "Upgrade firmware" not in json.dumps(page.locator("option").all_inner_texts())
+
+
+CUT_OFF = """() => {
+  const cells = [...document.querySelectorAll("#result_list :is(td, th)")];
+  const isCut = (cell) => cell.scrollWidth > cell.clientWidth + 1 || cell.getBoundingClientRect().right > innerWidth;
+  return [cells.length > 0, cells.filter(isCut).map((cell) => cell.className)];
+}"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_long_name_pushes_nothing_out_of_a_list(
+    processes: Processes, page: Page, operator: User, width: int
+) -> None:
+    make_listening()
+    name = f"Autumn, all docks of the northern site {'x' * 80}"
+    task = make_task(make_dock(callsign=name[:100]), rollout=make_rollout(name=name))
+    make_aircraft(task.gateway)
+    now = timezone.now()
+    news = News.objects.create(kind="finished", at=now, title=name, rollout=task.rollout)
+    Notice.objects.create(user=operator, news=news, at=now)
+    processes.web()
+    enter(page, processes.web_url, operator)
+    page.set_viewport_size({"width": width, "height": 844})
+    for place in ("ota/rollout", "ota/notice", "ota/upgradetask", "fleet/device"):
+        page.goto(f"{processes.web_url}/admin/{place}/")
+        assert page.evaluate(CUT_OFF) == [True, []]
+
+
+def test_no_table_of_a_preview_is_wider_than_a_phone(
+    processes: Processes, page: Page, operator: User
+) -> None:
+    make_listening()
+    make_package("10.01.3205")
+    make_dock(callsign="A dock on the roof of the northern building")
+    make_dock(mode_code=4)
+    make_dock("10.01.3205")
+    processes.web()
+    enter(page, processes.web_url, operator)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{processes.web_url}/admin/fleet/device/upgrade/?query=")
+    for group in page.locator("details.group > summary").all():
+        group.click()
+    expect(page.locator(".scroll:visible")).to_have_count(3)
+    wider = page.locator(".scroll").evaluate_all(
+        "all => all.map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(wider) <= 0

@@ -57,6 +57,16 @@ def test_a_refusal_stands_at_its_field_and_keeps_the_upload(
     assert FirmwarePackage.objects.exists()
 
 
+def test_who_has_to_name_the_models_is_told_where_codes_are_taught_and_of_no_command(
+    administrator: Client, dock2: bytes
+) -> None:
+    reply = add(administrator, bring(administrator, dock2))
+    (said,) = reply.context_data["form"].errors["models"]
+    assert "stands for no device model yet" in said
+    assert "--" not in said
+    assert f'href="{reverse("admin:ota_productcode_add")}"' in text(reply)
+
+
 def test_a_release_date_that_contradicts_the_zip_is_confirmed(
     administrator: Client, dock2: bytes
 ) -> None:
@@ -87,10 +97,14 @@ def test_only_administrators_see_the_page(client: Client, group: str) -> None:
     assert client.get(ADD).status_code == 403
 
 
-def test_a_file_that_is_no_package_is_refused_at_the_file(administrator: Client) -> None:
+def test_a_file_that_is_no_package_is_refused_at_the_file_and_not_kept(
+    administrator: Client,
+) -> None:
     reply = add(administrator, bring(administrator, b"no zip at all"))
     assert "DOCK2.zip is no zip" in reply.context_data["form"].errors["upload"][0]
-    assert Upload.objects.exists()
+    assert reply.context_data["chosen"] is None
+    assert "Use it" not in text(administrator.get(ADD))
+    assert not Upload.objects.exists()
 
 
 def test_a_file_that_is_not_whole_becomes_no_package(administrator: Client, dock2: bytes) -> None:

@@ -324,6 +324,15 @@ def test_times_and_retries_are_told(run: Run) -> None:
     assert (told["tasks"][0]["retries"], told["tasks"][0]["needs_attention"]) == (2, False)
 
 
+def test_people_see_why_an_upgrade_failed_and_when_it_goes_again(run: Run) -> None:
+    soon = timezone.now() + timedelta(minutes=5)
+    pause = {"code": "not_yet", "text": "its pause lasts until 22:38"}
+    task = make_task(result=312003, retries=1, not_before=soon, waits_for=[pause])
+    run("upgrade_status", str(task.rollout_id))
+    assert "312003: " in run.out
+    assert "22:38" in run.out
+
+
 @pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.REJECTED])
 def test_what_failed_needs_attention_until_it_is_dismissed(run: Run, status: TaskStatus) -> None:
     rollout = make_rollout()

@@ -65,6 +65,14 @@ def test_all_zips_of_a_folder_are_imported_in_the_order_of_their_names(
     assert [each["error"] for each in told] == [None, None]
 
 
+def test_what_a_zip_does_not_tell_is_asked_for_with_the_option_that_says_it(
+    run: Run, folder: Path
+) -> None:
+    told = run.answer("import_firmware", str(folder), code=1)
+    assert "Name its models, or teach the code" in told[0]["error"]
+    assert "--model 3-2-0" in told[0]["error"]
+
+
 def test_what_is_hidden_is_left_alone(run: Run, folder: Path) -> None:
     (folder / "._DOCK2_V10.01.3205.zip").write_bytes(b"what a Mac leaves behind")
     (folder / "more").rename(folder / ".trash")

@@ -178,6 +178,16 @@ def test_an_aircraft_that_flies_or_does_what_nobody_knows_blocks() -> None:
     assert codes(make_aircraft(make_dock(), mode_code=77)) == ["aircraft_busy"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [(5, "the aircraft is flying a route"), (77, "the aircraft is in mode 77")],
+)
+def test_what_an_aircraft_does_is_told_in_words(mode: int, words: str) -> None:
+    make_package()
+    (reason,) = assess(make_aircraft(make_dock(), mode_code=mode)).blockers
+    assert reason.text == words
+
+
 def test_an_aircraft_that_sleeps_in_the_dock_may_be_upgraded() -> None:
     make_package()
     assert codes(make_aircraft(make_dock(), presence="off", mode_code=5)) == []

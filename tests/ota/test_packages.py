@@ -302,7 +302,7 @@ def test_what_is_no_version_is_refused(dock2: Path) -> None:
 
 def test_a_zip_without_a_version_needs_one(make_zip: MakeZip) -> None:
     path = make_zip("whatever.cfg.sig")
-    with pytest.raises(PackageRefused, match="Say it with --product-version"):
+    with pytest.raises(PackageRefused, match="does not tell its version"):
         add(path)
     assert add(path, version="10.01.3205").version == "10.01.3205"
 
@@ -314,7 +314,9 @@ def test_a_product_code_that_is_known_names_the_models(dock2: Path) -> None:
 
 
 def test_a_product_code_that_is_unknown_needs_models(dock2: Path) -> None:
-    with pytest.raises(PackageRefused, match=r"product code wm9s2.*Name the models with --model"):
+    with pytest.raises(
+        PackageRefused, match=r"product code wm9s2.*Name its models, or teach the code"
+    ):
         add(dock2, models=None)
 
 

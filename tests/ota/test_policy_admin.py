@@ -7,6 +7,7 @@ from django.test import Client
 
 from fleet.models import Device
 from ota import rollouts
+from ota.forms import RolloutForm
 from ota.models import OrganizationPolicy, Policy
 from tests.make import make_dock, make_organization
 from tests.people import context, queries, staff, text
@@ -108,3 +109,14 @@ def test_the_page_is_in_the_sidebar_for_those_who_may_see_it(administrator: Clie
 
 def test_who_lacks_the_permission_changes_nothing() -> None:
     assert staff("view_organizationpolicy").post(ADD, form()).status_code == 403
+
+
+def test_a_policy_has_the_words_of_the_launch_form(administrator: Client) -> None:
+    asked = context(administrator, ADD)["adminform"].form
+    launch = RolloutForm.base_fields
+    shared = asked.fields.keys() & launch.keys()
+    assert {name: asked[name].label for name in shared} == {n: launch[n].label for n in shared}
+    OrganizationPolicy.objects.create(organization=make_organization())
+    listed = text(administrator.get(LIST))
+    assert "Docks at a time" in listed
+    assert "Limit in flight" not in listed

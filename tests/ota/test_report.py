@@ -70,7 +70,7 @@ def test_the_page_tells_counts_durations_and_failures_with_reasons(viewer: Clien
     for words in (
         "November",
         "3 of 5 proven (60 %), 2 unsuccessful",
-        "0:20:00 h (median), 0:10:00 to 1:00:00",
+        "20 min (median), 10 min to 1 h",
         '<td>2</td><td>Failed</td><td class="ota-wide">The link broke.</td>',
     ):
         assert words in shown

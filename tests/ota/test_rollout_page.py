@@ -8,6 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from ota import rows
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTask
@@ -134,6 +135,19 @@ def test_a_task_waits_for_the_start() -> None:
     rollout = make_rollout(starts_at=dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC))
     rollout.wave_set.update(opened_at=None)
     assert note(make_task(rollout=rollout)) == "Waits for the start, 2099-01-01 21:00 UTC"
+
+
+def test_a_task_that_rests_after_a_failure_says_until_when_and_what_failed() -> None:
+    again = timezone.now() + dt.timedelta(minutes=5)
+    pause = {"code": "not_yet", "text": "its pause after a failure lasts until 22:38"}
+    task = make_task(result=312003, retries=1, not_before=again, waits_for=[pause])
+    told = note(task)
+    assert "lasts until 22:38" in told
+    assert "312003: " in told
+
+
+def test_a_task_that_was_never_tried_tells_of_no_attempt() -> None:
+    assert "attempt" not in note(make_task(message="a remark"))
 
 
 def note(task: UpgradeTask) -> str:

@@ -1,5 +1,7 @@
 """What was decided for a rollout, in words."""
 
+import datetime as dt
+
 import pytest
 
 from ota import terms
@@ -7,6 +9,17 @@ from ota.models import Rollout
 from tests.make import make_rollout, make_wave
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((0, "0 s"), (19.4, "19 s"), (60, "1 min"), (61, "1 min 1 s"), (3600, "1 h")),
+        *((3725, "1 h 2 min"), (100 * 3600, "100 h")),
+    ],
+)
+def test_how_long_something_took_is_told_with_its_units(seconds: float, words: str) -> None:
+    assert terms.lasted(dt.timedelta(seconds=seconds)) == words
 
 
 def told(rollout: Rollout) -> dict[str, str]:

@@ -142,6 +142,16 @@ def test_the_preview_names_versions_kind_and_reasons(operator: Client) -> None:
         assert words in shown
 
 
+@pytest.mark.parametrize("later", ["waves=1,rest", "starts_at=2099-01-01T10:00"])
+def test_the_preview_does_not_say_now_of_what_will_not_go_now(operator: Client, later: str) -> None:
+    make_package(NEWER)
+    make_dock(OLDER)
+    make_dock(OLDER)
+    shown = text(operator.get(f"{PREVIEW}?query=&{later}"))
+    assert "docks are ready" in shown
+    assert "upgraded now" not in shown
+
+
 def test_a_filters_devices_are_previewed_whatever_page_they_stood_on(operator: Client) -> None:
     make_package(NEWER)
     make_dock(OLDER)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -82,6 +83,8 @@ class Command(BaseCommand):
         try:
             if supervisor.start(options["patience"]):
                 self._show(supervisor, options)
+                folder = environment.data_folder(options["folder"])
+                self._say(f"Commands: {_command(folder, 'fleet_status')}")
                 self._say(
                     f"Console: {_address(options)}   Logs: {supervisor.log_folder}   Ctrl-C ends it."
                 )
@@ -114,8 +117,8 @@ class Command(BaseCommand):
         if password:
             self._say(f"Log in as {data.USER_NAME} with the password {password} (shown only now)")
             return
-        command = f". {folder / environment.FOR_SHELLS}; {sys.executable} manage.py changepassword"
-        self._say(f"Log in as {data.USER_NAME}; for a new password: {command} {data.USER_NAME}")
+        command = _command(folder, f"changepassword {data.USER_NAME}")
+        self._say(f"Log in as {data.USER_NAME}; for a new password: {command}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
@@ -130,6 +133,12 @@ class Command(BaseCommand):
         for row in rows:
             table.add_row(row["part"], row["address"], row["state"])
         self._console.print(table)
+
+
+def _command(folder: Path, words: str) -> str:
+    """What to type in the project's folder, so that another command talks to this demo."""
+    file = shlex.quote(str(folder / environment.FOR_SHELLS))
+    return f". {file}; {shlex.quote(sys.executable)} manage.py {words}"
 
 
 def _address(options: dict[str, Any]) -> str:

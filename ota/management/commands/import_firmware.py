@@ -171,7 +171,8 @@ def _import(found: _Found, options: dict[str, Any], progress: Progress) -> Docum
         with _spooled() as path:
             return _add(path, options | {"file_name": _vendors_name(path, options)}, progress)
     except PackageRefused as error:
-        return _refused(_name(found.path), str(error))
+        option = f" For example: {error.option}" if error.option else ""
+        return _refused(_name(found.path), f"{error}{option}")
     except (DatabaseError, InterfaceError):
         raise
     except Exception as error:  # whatever a full or absent storage raises; the next may fit
