@@ -18,10 +18,19 @@ from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeT
 from ota.models.upgrades import new_bid
 from ota.needs import Reason
 from ota.rollouts import course
-from ota.rollouts.planning import Excluded, Options, Plan, PlannedTarget, PlannedTask, plan
+from ota.rollouts.planning import (
+    Excluded,
+    InvalidPolicy,
+    Options,
+    Plan,
+    PlannedTarget,
+    PlannedTask,
+    plan,
+)
 from ota.states import TaskStatus
 
 Kind = RolloutEvent.Kind
+NOBODY = "It needs the approval of somebody else than its author: say with --user in whose name it starts."
 MANY = 500  # tasks: so many change what the database plans with
 
 
@@ -51,12 +60,15 @@ def launch(
     Raises:
         NothingToUpgrade: no device can be upgraded.
         PlanChanged: something else than ``seen`` would happen.
-        InvalidPolicy: it could not go like this.
+        InvalidPolicy: it could not go like this, or nobody would be its author from whom to tell
+            the second person.
         fleet.versions.InvalidVersion: ``options.to`` is no version.
     """
     planned = plan(devices, options, now)
     if seen and planned.tasks and planned.digest != seen:
         raise PlanChanged("the plan changed since it was looked at")
+    if planned.needs_approval and user is None and not options.is_automatic:
+        raise InvalidPolicy("approval_above", NOBODY)
     starts_now = options.starts_at is None or options.starts_at <= now
     opened_at = now if starts_now and not planned.needs_approval else None
     with transaction.atomic():

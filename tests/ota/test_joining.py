@@ -4,6 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -47,14 +48,18 @@ def acme() -> Organization:
 
 
 def launch(
-    owner: Organization, now: dt.datetime, criterion: Criterion | None = None, **options: Any
+    owner: Organization,
+    now: dt.datetime,
+    criterion: Criterion | None = None,
+    user: User | None = None,
+    **options: Any,
 ) -> Rollout:
     """A rollout for the present docks of an organization that stays open for its later ones."""
     policy = {"keeps_open": True} | options.pop("policy", {})
     by = criterion or Criterion(organization=owner)
     chosen = Options(policy=policy, criteria=[by], **options)
     first = Device.objects.filter(pk=make_dock(organization=owner).pk)
-    return rollouts.launch(first, chosen, now)[0]
+    return rollouts.launch(first, chosen, now, user)[0]
 
 
 def joined(rollout: Rollout) -> list[Device]:
@@ -366,7 +371,7 @@ def test_the_organizations_policy_keeps_lists_open(acme: Organization, now: Any)
 
 def test_who_may_grow_past_the_limit_needs_a_second_person(acme: Organization, now: Any) -> None:
     OrganizationPolicy.objects.create(organization=acme, approval_above=50)
-    rollout = launch(acme, now)
+    rollout = launch(acme, now, user=make_person("Operators"))
     assert rollout.status == RolloutStatus.NEEDS_APPROVAL
     extra = make_dock(organization=acme)
     assert joined(rollout) == []

@@ -236,9 +236,21 @@ def test_a_rollout_that_needs_approval_says_so(run: Run) -> None:
     docks = [make_dock(organization=organization).sn for _ in range(2)]
     assert not run.answer("start_upgrade", "--sn", docks[0], "--dry-run")["needs_approval"]
     assert run.answer("start_upgrade", "--sn", *docks, "--dry-run")["needs_approval"]
-    assert run("start_upgrade", "--sn", *docks) == 0
+    author = make_person("Operators").username
+    assert run("start_upgrade", "--sn", *docks, "--user", author) == 0
     assert "Nothing is sent before somebody else than its author has approved it" in run.out
     assert Rollout.objects.get().status == Rollout.Status.NEEDS_APPROVAL
+
+
+@pytest.mark.usefixtures("library")
+def test_what_needs_a_second_person_is_not_started_by_nobody() -> None:
+    """Else whoever did could approve it too."""
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    dock = make_dock(organization=organization)
+    code, message = refusal("start_upgrade", "--sn", dock.sn)
+    assert (code, "say with --user in whose name it starts" in message) == (2, True)
+    assert not Rollout.objects.exists()
 
 
 @pytest.mark.usefixtures("library", "redis_server")
@@ -303,7 +315,8 @@ def test_waiting_says_that_a_rollout_needs_approval(capsys: pytest.CaptureFixtur
     organization = make_organization()
     OrganizationPolicy.objects.create(organization=organization, approval_above=0)
     make_dock(organization=organization)
-    code, message = refusal("start_upgrade", "--all", "--wait", "--timeout", "0", "--json")
+    author = ["--user", make_person("Operators").username]
+    code, message = refusal("start_upgrade", "--all", "--wait", "--timeout", "0", "--json", *author)
     told = f"Rollout {Rollout.objects.get().pk} needs approval by somebody else than its author."
     assert told in capsys.readouterr().err
     assert (code, message) == (
