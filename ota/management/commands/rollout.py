@@ -89,6 +89,7 @@ class Command(AnsweringCommand):
         rollout = find(options["rollout"])
         user = person(options.get("user"), verb.permission)
         outcome = _outcome(verb, Call(rollout, timezone.now(), user, options))
+        self.done = visible(outcome.text) if outcome.changed else ""
         if outcome.changed and verb.wakes:
             wake_workers()
         self._answer(rollout, outcome, options)

@@ -47,6 +47,8 @@ class Command(AnsweringCommand):
             "rollout_id": rollout.pk if rollout else None,
             **plan.as_json(),
         }
+        if rollout:
+            self.done = _became(document)
         if rollout and options["wait"]:
             self._wait(rollout, document, options)
             return
@@ -131,11 +133,15 @@ def _launch(
 def _shown(document: Document) -> list[RenderableType]:
     shown: list[RenderableType] = []
     if document["rollout_id"]:
-        done = "needs approval" if document["needs_approval"] else "was started"
-        shown.append(f"Rollout {document['rollout_id']} {done}.")
+        shown.append(_became(document))
     if document["needs_approval"]:
         shown.append("Nothing is sent before somebody else than its author has approved it.")
     return [*shown, *plan_shown(document)]
+
+
+def _became(document: Document) -> str:
+    done = "needs approval" if document["needs_approval"] else "was started"
+    return f"Rollout {document['rollout_id']} {done}."
 
 
 def _seconds(text: str) -> float:
