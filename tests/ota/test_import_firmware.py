@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from ota.models import FirmwarePackage
@@ -106,6 +107,15 @@ def test_a_folder_without_zips_is_a_wrong_call(tmp_path: Path, depth: str) -> No
 def test_a_folder_that_does_not_exist_is_a_wrong_call(folder: Path) -> None:
     code, message = refusal("import_firmware", f"{folder}/nowhere", str(folder))
     assert (code, message) == (2, f"No such file or folder: {folder}/nowhere")
+    assert not FirmwarePackage.objects.exists()
+
+
+def test_an_empty_path_is_refused_and_not_taken_for_this_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(CommandError, match="argument FILE: the path is empty"):
+        call_command("import_firmware", "", *MODEL)
     assert not FirmwarePackage.objects.exists()
 
 

@@ -292,6 +292,7 @@ def test_a_policy_under_which_nothing_could_go_is_a_wrong_call(
         ("--limit-in-flight", "none", "value must be an integer"),
         ("--windows", "Mon 08:00-08:00", "'Mon 08:00-08:00' never opens"),
         ("--windows", "Mox 08:00-09:00", "has a day that is none"),
+        ("--to", "", "the version is empty"),
         ("--start", "tomorrow", "is no time; expected one such as"),
         ("--deadline", "2026-13-01", "is no time; expected one such as"),
         ("--deadline", "9999-12-31T23:59-12:00", "is no time; expected one such as"),

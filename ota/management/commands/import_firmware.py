@@ -50,7 +50,7 @@ class Command(AnsweringCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "files", nargs="+", type=Path, metavar="FILE",
+            "files", nargs="+", type=_path, metavar="FILE",
             help="the vendor's zip, a folder with such zips, or - for standard input",
         )  # fmt: skip
         _add_facts(parser)
@@ -270,6 +270,12 @@ def _table(documents: list[Document]) -> Any:
             for each in documents
         ],
     )
+
+
+def _path(text: str) -> Path:
+    if not text:  # as a path it would be this folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _day(text: str) -> dt.date:
