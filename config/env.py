@@ -27,7 +27,17 @@ def without_password(value: str) -> str:
     scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
     _, at, host = rest.rpartition("@")
     host, query, _ = host.partition("?")
+    if separator and not at:
+        host = _without_word(host)
     return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+
+
+def _without_word(host: str) -> str:
+    """Without what stands in the place of the port: a password, if the host was forgotten."""
+    authority = host.partition("/")[0]
+    if ":" not in authority or re.fullmatch(r"(\[.*\]|[^:]+)(:[0-9]{0,5})?", authority):
+        return host
+    return f"{authority.partition(':')[0]}:***"
 
 
 def text(name: str, default: str = "") -> str:
