@@ -7,10 +7,12 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from ota import rollouts
@@ -366,6 +368,34 @@ def test_waiting_tells_how_it_ended(processes: Processes, end: TaskStatus, code:
     assert told["status"]["counts"][end] == 1
     assert told["status"]["rollout_id"] == told["rollout_id"]
     assert told["status"]["status"] == "finished"
+
+
+@pytest.fixture
+def renamed() -> Iterator[Callable[[], None]]:
+    """Takes the table of rollouts away from all who look for it, until the end of the test."""
+    table, other = Rollout._meta.db_table, "elsewhere"
+
+    def rename() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RENAME TO {other}")
+
+    yield rename
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {other} RENAME TO {table}")
+
+
+@pytest.mark.services
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_fails_while_it_is_waited_for_does_not_hide_which_rollout_was_started(
+    processes: Processes, renamed: Callable[[], None]
+) -> None:
+    process = begin(processes, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pk = Rollout.objects.get().pk
+    renamed()
+    answer, said = process.communicate(timeout=120)
+    told = json.loads(answer)
+    assert (process.returncode, told["rollout_id"], "status" in told) == (1, pk, False)
+    assert f"Rollout {pk} was started. The database does not do its part".encode() in said
 
 
 @pytest.mark.services

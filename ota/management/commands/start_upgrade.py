@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
+from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 from django.utils import timezone
 from rich.console import RenderableType
@@ -60,9 +61,14 @@ class Command(AnsweringCommand):
         if not options["json"]:
             self.answer(document, *_shown(document), as_json=False)
         console = None if options["json"] else self.console
-        is_over = watch(rollout, console, options["timeout"], tell=self.stderr.write)
-        rollout.refresh_from_db()
-        found = status.of_rollout(rollout)
+        try:
+            is_over = watch(rollout, console, options["timeout"], tell=self.stderr.write)
+            rollout.refresh_from_db()
+            found = status.of_rollout(rollout)
+        except (DatabaseError, InterfaceError):
+            if options["json"]:  # people have seen it already
+                self.answer(document, as_json=True)
+            raise
         shown = (tasks_table(found["tasks"]), summary(found["counts"]))
         self.answer(document | {"status": found}, *shown, as_json=options["json"])
         if not is_over:
