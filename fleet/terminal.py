@@ -47,6 +47,7 @@ class AnsweringCommand(BaseCommand):
         )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        _refuse_garbled(options)
         try:
             return super().execute(*args, **options)
         except (DatabaseError, InterfaceError) as error:
@@ -114,6 +115,14 @@ def wrong_call(message: str) -> NoReturn:
 def not_as_asked(message: str) -> NoReturn:
     """Ends the command although it did its work, because the outcome is not the wanted one."""
     raise CommandError(message, returncode=NOT_AS_ASKED)
+
+
+def _refuse_garbled(options: dict[str, Any]) -> None:
+    """Ends the command if a text is none that a database takes; paths may be named in any bytes."""
+    for value in options.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text != text.encode(errors="replace").decode():
+                wrong_call(f"An argument is not UTF-8: {visible(text)}")
 
 
 def refuse_unknown(what: str, named: Iterable[str], known: Iterable[str]) -> None:

@@ -119,6 +119,14 @@ def test_an_empty_path_is_refused_and_not_taken_for_this_folder(
     assert not FirmwarePackage.objects.exists()
 
 
+def test_a_file_whose_name_is_not_utf_8_is_told_in_utf_8(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"bad\xff.zip")
+    file.touch()
+    (told,) = run.answer("import_firmware", str(file), code=1)
+    assert told["file_name"] == "bad\N{REPLACEMENT CHARACTER}.zip"
+    assert told["error"].encode()
+
+
 # Standard input
 
 

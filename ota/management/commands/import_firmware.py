@@ -250,8 +250,8 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 def _refused(name: str, error: str) -> Document:
     empty = ("version", "released_on", "size", "md5", "state", "minimum_version")
-    head: Document = {"id": None, "file_name": name, "models": []}
-    return head | dict.fromkeys(empty) | {"created": False, "error": error}
+    head: Document = {"id": None, "file_name": visible(name), "models": []}
+    return head | dict.fromkeys(empty) | {"created": False, "error": visible(error)}
 
 
 def _table(documents: list[Document]) -> Any:
