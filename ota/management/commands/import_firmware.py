@@ -31,6 +31,7 @@ from fleet.terminal import (
 )
 from ota import packages, status, storage
 from ota.packages import PackageRefused
+from ota.storage import StorageAway
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +175,11 @@ def _import(found: _Found, options: dict[str, Any], progress: Progress) -> Docum
         return _refused(_name(found.path), str(error))
     except (DatabaseError, InterfaceError):
         raise
-    except Exception as error:  # whatever a full or absent storage raises; the next may fit
+    except Exception as error:  # whatever it is, the next may fit
         if unreadable := _unreadable(found.path, error):
             return _refused(_name(found.path), unreadable)
-        logger.exception("%s could not be stored", found.path)
+        if not isinstance(error, (StorageAway, *storage.FAILURES)):
+            logger.exception("%s could not be stored", found.path)
         return _refused(_name(found.path), f"{_name(found.path)} could not be stored: {error}")
     finally:
         progress.remove_task(bar)
