@@ -9,6 +9,12 @@ def is_no_tick(record: logging.LogRecord) -> bool:
     return "Sending due task" not in record.getMessage()
 
 
+def _is_access_logged() -> bool:
+    """Whether uvicorn, which has set up its logs before us, was not told ``--no-access-log``."""
+    access = logging.getLogger("uvicorn.access")
+    return access.propagate or bool(access.handlers)
+
+
 def logging_config(log_format: str) -> dict[str, Any]:
     """Django's LOGGING; stdout stays free for what commands answer."""
     return {
@@ -40,6 +46,7 @@ def logging_config(log_format: str) -> dict[str, Any]:
         "loggers": {
             "django": {"handlers": [], "propagate": True},
             "uvicorn": {"handlers": [], "propagate": True},
+            "uvicorn.access": {"handlers": [], "propagate": _is_access_logged()},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             # It logs addresses whole, signed ones too.
