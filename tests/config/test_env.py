@@ -35,6 +35,10 @@ WRONG = [
     ),
     ("MQTT_URL", "tcp://127.0.0.1", "mqtt:// or mqtts:// and a host"),
     ("MQTT_URL", "mqtt://broker:99999", "a port from 1 to 65535"),
+    ("MQTT_URL", "mqtt://broker:0", "a port from 1 to 65535"),
+    ("MQTT_URL", "mqtt://broker:1883/path", "a broker's address without a path"),
+    ("MQTT_CLIENT_ID", os.fsdecode(b"bridge-\xff"), "text in UTF-8"),
+    ("PUBLIC_URL", "https://exa mple.org", "an address without blanks"),
     ("MQTT_VERSION", "4", "3.1.1 or 5"),
     ("MQTT_CA_FILE", "/nowhere/ca.pem", "the path of a file"),
     ("MQTT_CLIENT_CERT", "/nowhere/cert.pem", "the path of a file"),
@@ -189,6 +193,15 @@ def test_postgres_is_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_bucket_takes_no_other_words_than_where_it_is(query: str) -> None:
     told = refusal("STORAGE_URL", f"s3://bucket/a?{query}")
     assert "s3://bucket/prefix?endpoint=https://host" in told
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "port"])
+def test_a_bucket_is_at_a_port_that_there_is(port: str) -> None:
+    told = refusal("STORAGE_URL", f"s3://bucket/a?endpoint=https://host:{port}")
+    assert (
+        told
+        == "STORAGE_URL is 's3://bucket/a?***'; expected an address with a port from 1 to 65535"
+    )
 
 
 @pytest.mark.parametrize(
