@@ -53,6 +53,8 @@ class AnsweringCommand(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             told = f"The database does not do its part: {reason}"
+            if _misses_table(reason):
+                told = f"{told}. If it has no tables yet, run python manage.py migrate."
             raise CommandError(f"{self.done} {told}".lstrip()) from error
         except AnswerLost as error:
             raise CommandError(f"{self.done} {error}".lstrip()) from error
@@ -117,6 +119,11 @@ def not_as_asked(message: str) -> NoReturn:
     raise CommandError(message, returncode=NOT_AS_ASKED)
 
 
+def _misses_table(reason: str) -> bool:
+    """As SQLite says it, or as PostgreSQL does."""
+    return "no such table" in reason or ("relation" in reason and "does not exist" in reason)
+
+
 def _refuse_garbled(options: dict[str, Any]) -> None:
     """Ends the command if a text is none that a database takes; paths may be named in any bytes."""
     for value in options.values():
@@ -128,7 +135,8 @@ def _refuse_garbled(options: dict[str, Any]) -> None:
 def refuse_unknown(what: str, named: Iterable[str], known: Iterable[str]) -> None:
     """Ends the command if something was named that there is not; all of it is told at once."""
     if unknown := sorted(set(named) - set(known)):
-        wrong_call(f"Unknown {what}: {', '.join(visible(each) for each in unknown)}")
+        shown = [visible(each) or "''" for each in unknown]
+        wrong_call(f"Unknown {what}: {', '.join(shown)}")
 
 
 def firmware_version(text: str) -> str:

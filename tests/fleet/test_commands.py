@@ -127,3 +127,7 @@ def test_an_argument_that_is_not_utf_8_is_a_wrong_call(call: list[str]) -> None:
     garbled = os.fsdecode(b"Z\xfcrich")
     told = (2, "An argument is not UTF-8: Z\N{REPLACEMENT CHARACTER}rich")
     assert refusal(*(argument.format(garbled) for argument in call)) == told
+
+
+def test_an_empty_serial_number_is_seen_among_the_unknown_ones() -> None:
+    assert refusal("fleet_status", "--sn", "") == (2, "Unknown serial number: ''")

@@ -147,3 +147,12 @@ def test_letters_that_a_terminal_does_not_have_are_written_another_way(
     done = call(environment, "upgrade_status", str(rollout.pk))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Rollout {rollout.pk}, N\\xe4chtens: running" in done.stdout
+
+
+def test_a_database_without_tables_says_how_to_make_them(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment["DATABASE_URL"] = f"sqlite:///{tmp_path}/empty.sqlite3"
+    done = call(environment, "fleet_status")
+    assert done.returncode == 1
+    assert done.stderr.endswith("If it has no tables yet, run python manage.py migrate.\n")
