@@ -27,12 +27,25 @@ def without_password(value: str) -> str:
     scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
     _, at, host = rest.rpartition("@")
     host, query, _ = host.partition("?")
+    if separator and not at:
+        host = _without_word(host)
     return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+
+
+def _without_word(host: str) -> str:
+    """Without what stands in the place of the port: a password, if the host was forgotten."""
+    authority = host.partition("/")[0]
+    if ":" not in authority or re.fullmatch(r"(\[.*\]|[^:]+)(:[0-9]{0,5})?", authority):
+        return host
+    return f"{authority.partition(':')[0]}:***"
 
 
 def text(name: str, default: str = "") -> str:
     """The variable without surrounding blanks; the default where it is unset or empty."""
-    return os.environ.get(name, "").strip() or default
+    value = os.environ.get(name, "").strip() or default
+    if value != value.encode(errors="replace").decode():
+        wrong(name, value, "text in UTF-8")
+    return value
 
 
 def flag(name: str, default: bool) -> bool:
@@ -87,19 +100,33 @@ def origins(name: str, default: list[str]) -> list[str]:
 def address(name: str, default: str, *schemes: str) -> str:
     """An address with one of the schemes and a host."""
     value = text(name, default)
+    if re.search(r"\s", value):
+        wrong(name, value, "an address without blanks")
     parts = split(name, value)
     if parts.scheme not in schemes or not parts.hostname:
         wrong(name, value, f"{' or '.join(f'{scheme}://' for scheme in schemes)} and a host")
     return value.rstrip("/")
 
 
-def split(name: str, value: str) -> SplitResult:
+def split(name: str, value: str, *, inside: str = "") -> SplitResult:
+    """The parts of an address: the variable's own, or one that is inside of it."""
     try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018  # reading it checks it
+        parts = urlsplit(inside or value)
+        is_port = parts.port != 0  # reading it checks it
     except ValueError:
+        is_port = False
+    if not is_port:
         wrong(name, value, "an address with a port from 1 to 65535")
     return parts
+
+
+def broker(name: str, default: str) -> str:
+    """The address of an MQTT broker."""
+    value = address(name, default, "mqtt", "mqtts")
+    parts = split(name, value)
+    if parts.path or parts.query or parts.fragment:
+        wrong(name, value, "a broker's address without a path")
+    return value
 
 
 def prefix(name: str) -> str:
@@ -217,6 +244,7 @@ def storage(name: str, default: str, root: Path) -> dict[str, Any]:
     from botocore.config import Config  # a fifth of a second that only buckets are worth
 
     endpoint = parts.query.removeprefix("endpoint=") or None
+    split(name, value, inside=endpoint or "")
     return {
         "BACKEND": "storages.backends.s3.S3Storage",
         "OPTIONS": {

@@ -15,6 +15,8 @@ from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from config import figures
@@ -26,10 +28,14 @@ PATIENCE = 2.0  # s for each part; all are asked at once
 _SLACK = 0.5  # s, so that a part's own time runs out first and its reason is told
 
 
+@csrf_exempt  # or a POST would hear of a form, and not of its method
+@require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok\n", content_type="text/plain")
 
 
+@csrf_exempt
+@require_safe
 @never_cache
 def readyz(request: HttpRequest) -> JsonResponse:
     """``{"database": "ok", "redis": "ok", "mqtt": "ok"}``, or what else with the status 503."""
@@ -40,6 +46,8 @@ def readyz(request: HttpRequest) -> JsonResponse:
     return JsonResponse(answers, status=200 if is_ready else 503)
 
 
+@csrf_exempt
+@require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
     text = prometheus_client.generate_latest(figures.registry)

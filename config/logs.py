@@ -17,6 +17,12 @@ def without_refusals_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def _is_access_logged() -> bool:
+    """Whether uvicorn, which has set up its logs before us, was not told ``--no-access-log``."""
+    access = logging.getLogger("uvicorn.access")
+    return access.propagate or bool(access.handlers)
+
+
 def logging_config(log_format: str) -> dict[str, Any]:
     """Django's LOGGING; stdout stays free for what commands answer."""
     return {
@@ -53,6 +59,7 @@ def logging_config(log_format: str) -> dict[str, Any]:
             "django": {"handlers": [], "propagate": True},
             "django.request": {"filters": ["short_refusals"]},
             "uvicorn": {"handlers": [], "propagate": True},
+            "uvicorn.access": {"handlers": [], "propagate": _is_access_logged()},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             # It logs addresses whole, signed ones too.

@@ -177,7 +177,7 @@ CELERY_BEAT_SCHEDULE = {
 # Keeps no file of when it did what: what is seldom goes by the clock's minute, however young beat is.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 
-MQTT_URL = env.address("MQTT_URL", "mqtt://127.0.0.1:1883", "mqtt", "mqtts")
+MQTT_URL = env.broker("MQTT_URL", "mqtt://127.0.0.1:1883")
 MQTT_VERSION = env.choice("MQTT_VERSION", "3.1.1", ("3.1.1", "5"))
 MQTT_CA_FILE = env.authorities("MQTT_CA_FILE")
 MQTT_CLIENT_CERT, MQTT_CLIENT_KEY = env.certificate("MQTT_CLIENT_CERT", "MQTT_CLIENT_KEY")

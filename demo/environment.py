@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from demo import ports
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 8000
+WRONG_CALL = 2
 SERVERS = ("redis", "mqtt")
 # Tells the command, and nobody else, which servers it has to bring itself.
 EMBEDDED = "DEMO_EMBEDDED"
@@ -28,11 +30,26 @@ class FolderInUseError(Exception):
 
 
 def complete(arguments: list[str]) -> None:
-    """Sets each variable that the demo needs and that is unset or empty."""
+    """Sets each variable that the demo needs and that is unset or empty.
+
+    A folder that cannot hold the demo's data ends the process as a wrong call.
+    """
     options = _options(arguments)
     # What is wrong with a port the command's own parser says, once the settings are read.
-    port = int(options.port) if options.port.isdecimal() else DEFAULT_PORT
+    port = ports.console(options.port) or DEFAULT_PORT
     folder = data_folder(options.folder)
+    try:
+        _complete(folder, port)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        told = (
+            f"The demo cannot keep its data in {str(folder)!r}: {reason}. Choose another --folder."
+        )
+        sys.stderr.write(f"{told}\n")
+        raise SystemExit(WRONG_CALL) from None
+
+
+def _complete(folder: Path, port: int) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     missing = [name for name in SERVERS if not _is_set(f"{name.upper()}_URL")]
     embedded = ports.remembered(folder / "ports.json", missing)

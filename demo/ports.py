@@ -14,6 +14,12 @@ HOST = "127.0.0.1"
 OURS = range(10_000, 32_768)
 
 
+def console(text: str) -> int | None:
+    """The port that the text names, if a console could have it: firmware is served on the next one."""
+    is_number = text.isdecimal() and len(text) <= 5
+    return int(text) if is_number and 1 <= int(text) <= 65534 else None
+
+
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port of 127.0.0.1 now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as attempt:

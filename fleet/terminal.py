@@ -1,14 +1,16 @@
 """How commands answer: aligned tables for people, one JSON document for scripts, exit codes for both."""
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, Any, NoReturn, cast
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import DatabaseError, InterfaceError
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -23,8 +25,21 @@ WRONG_CALL = 2
 _UNLIMITED = 10_000
 
 
+class AnswerLost(Exception):
+    """The answer did not reach who asked."""
+
+
 class AnsweringCommand(BaseCommand):
-    """A command that takes ``--json`` and answers a document, or shows it to people."""
+    """A command that takes ``--json`` and answers a document, or shows it to people.
+
+    ``done`` is what it has done so far, in a sentence: it is told even if the answer cannot be.
+    """
+
+    done = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stdout = _Answers(sys.stdout)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -32,20 +47,24 @@ class AnsweringCommand(BaseCommand):
         )
 
     def execute(self, *args: Any, **options: Any) -> str | None:
+        _refuse_garbled(options)
         try:
             return super().execute(*args, **options)
         except (DatabaseError, InterfaceError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CommandError(f"The database does not do its part: {reason}") from error
-        except BrokenPipeError as error:
-            # What is left of the answer would fail once more when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise CommandError("The answer was not read to its end.") from error
+            told = f"The database does not do its part: {reason}"
+            if _misses_table(reason):
+                told = f"{told}. If it has no tables yet, run python manage.py migrate."
+            raise CommandError(f"{self.done} {told}".lstrip()) from error
+        except AnswerLost as error:
+            raise CommandError(f"{self.done} {error}".lstrip()) from error
 
     @cached_property
     def console(self) -> Console:
         """Writes to standard output; what is not a terminal gets long lines instead of cut ones."""
         self.stdout.ending = ""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # not all terminals have all letters
         width = None if self.stdout.isatty() else _UNLIMITED
         return Console(file=cast(IO[str], self.stdout), width=width, highlight=False)
 
@@ -59,6 +78,37 @@ class AnsweringCommand(BaseCommand):
             self.console.print(each, markup=False)
 
 
+class _Answers(OutputWrapper):
+    """Standard output.
+
+    Raises:
+        AnswerLost: nobody reads it, or it cannot be written.
+    """
+
+    def write(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        with _reaching():
+            super().write(*args, **kwargs)
+
+    def flush(self) -> None:
+        with _reaching():
+            super().flush()
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    lost = "The answer could not be written: {}. What was done stays done."
+    if sys.stdout is None:
+        raise AnswerLost(lost.format("standard output is closed"))
+    try:
+        yield
+    except OSError as error:
+        # What is left of the answer would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise AnswerLost("The answer was not read to its end.") from error
+        raise AnswerLost(lost.format(error.strerror)) from error
+
+
 def wrong_call(message: str) -> NoReturn:
     """Ends the command because of what it was told."""
     raise CommandError(message, returncode=WRONG_CALL)
@@ -69,10 +119,24 @@ def not_as_asked(message: str) -> NoReturn:
     raise CommandError(message, returncode=NOT_AS_ASKED)
 
 
+def _misses_table(reason: str) -> bool:
+    """As SQLite says it, or as PostgreSQL does."""
+    return "no such table" in reason or ("relation" in reason and "does not exist" in reason)
+
+
+def _refuse_garbled(options: dict[str, Any]) -> None:
+    """Ends the command if a text is none that a database takes; paths may be named in any bytes."""
+    for value in options.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and text != text.encode(errors="replace").decode():
+                wrong_call(f"An argument is not UTF-8: {visible(text)}")
+
+
 def refuse_unknown(what: str, named: Iterable[str], known: Iterable[str]) -> None:
     """Ends the command if something was named that there is not; all of it is told at once."""
     if unknown := sorted(set(named) - set(known)):
-        wrong_call(f"Unknown {what}: {', '.join(visible(each) for each in unknown)}")
+        shown = [visible(each) or "''" for each in unknown]
+        wrong_call(f"Unknown {what}: {', '.join(shown)}")
 
 
 def firmware_version(text: str) -> str:

@@ -22,6 +22,9 @@ FOLDER = "firmware"
 PIECE = 4 << 20
 PAGE = 1000  # names, the most that a bucket lists at once
 
+# What the library raises whose folder or bucket is away, full or not readable.
+FAILURES = (OSError, BotoCoreError, ClientError)
+
 
 class FileMissing(Exception):
     """The storage has no such file; it may be back later."""
@@ -116,7 +119,7 @@ def reached() -> Iterator[None]:
         except FileMissing:
             _touch()
             raise
-    except (OSError, BotoCoreError, ClientError) as error:
+    except FAILURES as error:
         raise StorageAway(f"{type(error).__name__}: {error}"[:200]) from error
 
 

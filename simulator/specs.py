@@ -50,6 +50,9 @@ class DockSpec:
     fault: str | None
 
 
+MOST = 1_000_000  # docks, numbered from 1; no machine simulates so many
+
+
 def plan(
     docks: int,
     faulty: Mapping[str, int] | None = None,
@@ -62,12 +65,14 @@ def plan(
     Generations take turns (Dock 1, 2, 3, 1 …). `faulty` maps a fault's name to how many docks have it; they are
     the last docks, neighbours, so each fault meets different generations. `from_versions` maps a series (`DOCK2`)
     to the version with which its healthy devices start. `first` numbers the docks of a further process.
-    Raises ValueError for fewer than one dock, unknown faults or series, bad versions, more faults than docks.
+    Raises ValueError for fewer than one dock or too many, unknown faults or series, bad versions, more faults than docks.
     """
     if docks < 1 or first < 1:
         raise ValueError(
             f"There must be at least 1 dock, numbered from 1; not {docks} from {first}."
         )
+    if docks + first - 1 > MOST:
+        raise ValueError(f"There are at most {MOST} docks; not {docks} from {first}.")
     starts = _start_versions(from_versions or {})
     names = _fault_names(docks, faulty or {})
     return tuple(_spec(index, name, starts) for index, name in enumerate(names, first - 1))
@@ -78,9 +83,9 @@ def _fault_names(docks: int, faulty: Mapping[str, int]) -> list[str | None]:
         faults.find(name)
         if count < 0:
             raise ValueError(f"Fault {name!r} cannot have {count} docks.")
+    if (count := sum(faulty.values())) > docks:
+        raise ValueError(f"{count} faults do not fit {docks} docks.")
     wanted = [name for name in sorted(faulty) for _ in range(faulty[name])]
-    if len(wanted) > docks:
-        raise ValueError(f"{len(wanted)} faults do not fit {docks} docks.")
     return [None] * (docks - len(wanted)) + [
         None if name == "no-fault" else name for name in wanted
     ]

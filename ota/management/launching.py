@@ -22,7 +22,7 @@ def add_launch(parser: CommandParser) -> None:
     """Adds the choices of a rollout; one that is not given is not among the options."""
     absent = argparse.SUPPRESS
     parser.add_argument(
-        "--to", default=absent, metavar="VERSION", type=firmware_version,
+        "--to", default=absent, metavar="VERSION", type=_version,
         help="the version for all (default: the newest available one of each model)",
     )  # fmt: skip
     parser.add_argument("--name", default=absent, type=_name, help="what the rollout is called")
@@ -80,6 +80,12 @@ def _tasks(tasks: list[Document]) -> Table:
             for target in task["targets"]
         ],
     )
+
+
+def _version(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the version is empty; without --to it is the newest")
+    return firmware_version(text)
 
 
 def _name(text: str) -> str:

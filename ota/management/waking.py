@@ -1,17 +1,33 @@
 """Tells the workers that there is something to do."""
 
 import logging
-
-from kombu.exceptions import OperationalError
+import threading
 
 from ota.tasks import advance
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 3.0  # s
+
 
 def wake_workers() -> None:
-    """Saves the second until the clock's next tick; without Redis that does it later."""
-    try:
-        advance.delay()
-    except OperationalError as error:
-        logger.warning("Redis does not answer, so it takes effect later: %s", error)
+    """Saves the second until the clock's next tick; without Redis that does it later.
+
+    What was asked for is in the database already, so nothing that happens here may keep the answer
+    back. A Redis that takes connections and says nothing keeps its caller for ever.
+    """
+    reasons = []
+
+    def wake() -> None:
+        try:
+            advance.apply_async(retry=False)
+        except Exception as error:  # noqa: BLE001  # whatever it raises, the work is done
+            reasons.append(str(error) or type(error).__name__)
+
+    waking = threading.Thread(target=wake, name="wake", daemon=True)
+    waking.start()
+    waking.join(PATIENCE)
+    if waking.is_alive():
+        reasons.append(f"it has said nothing for {PATIENCE:g} s")
+    if reasons:
+        logger.warning("Redis did not wake the workers, so it takes effect later: %s", reasons[0])

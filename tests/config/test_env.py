@@ -34,7 +34,11 @@ WRONG = [
         "a file with a certificate and MQTT_CLIENT_KEY one with its key",
     ),
     ("MQTT_URL", "tcp://127.0.0.1", "mqtt:// or mqtts:// and a host"),
-    ("MQTT_URL", "mqtt://broker:port", "a port from 1 to 65535"),
+    ("MQTT_URL", "mqtt://broker:99999", "a port from 1 to 65535"),
+    ("MQTT_URL", "mqtt://broker:0", "a port from 1 to 65535"),
+    ("MQTT_URL", "mqtt://broker:1883/path", "a broker's address without a path"),
+    ("MQTT_CLIENT_ID", os.fsdecode(b"bridge-\xff"), "text in UTF-8"),
+    ("PUBLIC_URL", "https://exa mple.org", "an address without blanks"),
     ("MQTT_VERSION", "4", "3.1.1 or 5"),
     ("MQTT_CA_FILE", "/nowhere/ca.pem", "the path of a file"),
     ("MQTT_CLIENT_CERT", "/nowhere/cert.pem", "the path of a file"),
@@ -56,7 +60,7 @@ WRONG = [
     ("OTA_SEND_ATTEMPTS", "1.5", "a whole number from 1 to 10"),
     ("EMAIL_URL", "mail.example.org", "smtp://host:25"),
     ("EMAIL_URL", "imap://mail.example.org", "smtp://host:25"),
-    ("EMAIL_URL", "smtp://mail.example.org:port", "a port from 1 to 65535"),
+    ("EMAIL_URL", "smtp://mail.example.org:99999", "a port from 1 to 65535"),
     ("WEBHOOK_ALLOW_PRIVATE", "some", "1 or 0"),
     ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),
     ("DATABASE_URL", "sqlite:////proc/x/y", "a path in a folder that can be written"),
@@ -126,6 +130,10 @@ def test_the_defaults_are_accepted() -> None:
         ("DATABASE_URL", "postgres://fleet:hunter2@db:99999/fleet"),
         ("MQTT_URL", "mqtt://user:p@ss:hunter2@broker:port"),
         ("STORAGE_URL", "gs://bucket?key=hunter2"),
+        ("REDIS_URL", "redis://:hunter2/0"),
+        ("DATABASE_URL", "postgres://user:hunter2/name"),
+        ("EMAIL_URL", "smtp+tls://user:hunter2"),
+        ("MQTT_URL", "mqtt://user:hunter2"),
     ],
 )
 def test_no_password_is_shown(name: str, value: str) -> None:
@@ -139,6 +147,16 @@ def test_addresses_are_shown_without_user_password_and_query() -> None:
     assert env.without_password("s3://bucket?endpoint=x") == "s3://bucket?***"
     assert env.without_password("mqtt://broker:1883") == "mqtt://broker:1883"
     assert env.without_password("perhaps") == "perhaps"
+    assert env.without_password("mqtt://[::1]:1883") == "mqtt://[::1]:1883"
+    assert env.without_password("redis://[::1]/0") == "redis://[::1]/0"
+
+
+def test_a_password_whose_host_was_forgotten_is_not_taken_for_a_port() -> None:
+    assert env.without_password("mqtt://user:hunter2") == "mqtt://user:***"
+    assert env.without_password("mqtt://user:hun:1234") == "mqtt://user:***"
+    assert env.without_password("redis://:hun/ter2/0") == "redis://:***"
+    assert env.without_password("redis://:12345/0") == "redis://:***"
+    assert env.without_password("postgres://user:1234567/name") == "postgres://user:***"
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +193,15 @@ def test_postgres_is_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_bucket_takes_no_other_words_than_where_it_is(query: str) -> None:
     told = refusal("STORAGE_URL", f"s3://bucket/a?{query}")
     assert "s3://bucket/prefix?endpoint=https://host" in told
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "port"])
+def test_a_bucket_is_at_a_port_that_there_is(port: str) -> None:
+    told = refusal("STORAGE_URL", f"s3://bucket/a?endpoint=https://host:{port}")
+    assert (
+        told
+        == "STORAGE_URL is 's3://bucket/a?***'; expected an address with a port from 1 to 65535"
+    )
 
 
 @pytest.mark.parametrize(

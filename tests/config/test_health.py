@@ -59,6 +59,11 @@ def test_a_process_that_serves_is_healthy(client: Client) -> None:
     assert (answer.status_code, answer.content) == (200, b"ok\n")
 
 
+@pytest.mark.parametrize("address", ["/healthz", "/readyz", "/metrics"])
+def test_who_posts_is_told_that_it_is_the_wrong_method(address: str) -> None:
+    assert Client(enforce_csrf_checks=True).post(address).status_code == 405
+
+
 @pytest.mark.usefixtures("mosquitto", "redis_server")
 def test_it_is_ready_while_all_answer(client: Client) -> None:
     assert readiness(client) == (200, OK)

@@ -57,7 +57,9 @@ def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> Non
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("arguments", [["--port"], ["--port", "many"]])
+@pytest.mark.parametrize(
+    "arguments", [["--port"], ["--port", "many"], ["--port", "9" * 23], ["--port", "9" * 5000]]
+)
 def test_what_is_wrong_with_a_port_is_left_to_the_command(
     tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +79,17 @@ def test_ports_are_kept_for_the_next_run(tmp_path: Path) -> None:
 def test_a_chosen_port_is_none_that_an_outgoing_connection_gets() -> None:
     first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     assert all(ports.free() < int(first) for _ in range(100))
+
+
+@pytest.mark.parametrize("place", ["/etc/hostname/x", "/proc", "a\0b"])
+def test_a_folder_that_cannot_be_is_refused_in_one_line(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        environment.complete(["--folder", place])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("The demo cannot keep its data in ")
+    assert ended.value.code == 2
 
 
 def test_a_folder_that_another_demo_uses_is_left_alone(tmp_path: Path) -> None:

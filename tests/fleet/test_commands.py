@@ -1,5 +1,7 @@
 """`add_organization` and `adopt_devices`: what they answer, and what they refuse."""
 
+import os
+
 import pytest
 
 from fleet.models import Device, Organization
@@ -100,3 +102,27 @@ def test_long_lines_are_not_cut_where_they_are_piped(run: Run) -> None:
     name = "long " * 39
     run("add_organization", "acme", name)
     assert name.strip() in run.out
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["fleet_status", "--sn", "{}"],
+        ["adopt_devices", "--organization", "{}", "--sn", "X"],
+        ["add_organization", "acme", "{}"],
+        ["start_upgrade", "--all", "--name", "{}"],
+        ["start_upgrade", "--model", "3-2-0", "{}"],
+        ["start_upgrade", "--all", "--user", "{}"],
+        ["import_firmware", "a.zip", "--notes", "{}"],
+        ["rollout", "1", "pause", "--reason", "{}"],
+        ["rollout", "1", "approve", "--user", "anna", "--remark", "{}"],
+    ],
+)
+def test_an_argument_that_is_not_utf_8_is_a_wrong_call(call: list[str]) -> None:
+    garbled = os.fsdecode(b"Z\xfcrich")
+    told = (2, "An argument is not UTF-8: Z\N{REPLACEMENT CHARACTER}rich")
+    assert refusal(*(argument.format(garbled) for argument in call)) == told
+
+
+def test_an_empty_serial_number_is_seen_among_the_unknown_ones() -> None:
+    assert refusal("fleet_status", "--sn", "") == (2, "Unknown serial number: ''")

@@ -101,6 +101,20 @@ def test_a_storage_that_fails_is_told(run: Run, dock2: str, tmp_path: Path) -> N
     assert not FirmwarePackage.objects.exists()
 
 
+@pytest.mark.parametrize("knows_packages", [False, True])
+def test_a_storage_that_is_away_is_told_in_words_alone(
+    run: Run, dock2: str, settings: Settings, caplog: pytest.LogCaptureFixture, knows_packages: bool
+) -> None:
+    if knows_packages:
+        make_package(OLD)
+    backend = "django.core.files.storage.FileSystemStorage"
+    entry = {"BACKEND": backend, "OPTIONS": {"location": "/proc/nowhere"}}
+    settings.STORAGES = settings.STORAGES | {"default": entry}
+    (told,) = run.answer("import_firmware", dock2, "--model", "3-2-0", code=1)
+    assert "could not be stored" in told["error"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_people_get_a_table(run: Run, dock2: str) -> None:
     assert run("import_firmware", dock2, "--model", "3-2-0") == 0
     assert re.search(r"DOCK2_V10\.01\.3205\.zip +10\.01\.3205 +3-2-0 +2024-11-07", run.out)

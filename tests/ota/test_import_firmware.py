@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from ota.models import FirmwarePackage
@@ -110,6 +111,23 @@ def test_a_folder_that_does_not_exist_is_a_wrong_call(folder: Path) -> None:
     code, message = refusal("import_firmware", f"{folder}/nowhere", str(folder))
     assert (code, message) == (2, f"No such file or folder: {folder}/nowhere")
     assert not FirmwarePackage.objects.exists()
+
+
+def test_an_empty_path_is_refused_and_not_taken_for_this_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(CommandError, match="argument FILE: the path is empty"):
+        call_command("import_firmware", "", *MODEL)
+    assert not FirmwarePackage.objects.exists()
+
+
+def test_a_file_whose_name_is_not_utf_8_is_told_in_utf_8(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"bad\xff.zip")
+    file.touch()
+    (told,) = run.answer("import_firmware", str(file), code=1)
+    assert told["file_name"] == "bad\N{REPLACEMENT CHARACTER}.zip"
+    assert told["error"].encode()
 
 
 # Standard input

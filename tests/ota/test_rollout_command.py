@@ -1,6 +1,7 @@
 """`rollout ID VERB`: what each verb does, says and leaves in the history; twice, too late, by whom."""
 
 import datetime as dt
+import json
 from typing import Any
 
 import pytest
@@ -393,6 +394,26 @@ def test_approving_takes_a_permission_of_its_own() -> None:
     message = "User upgrader lacks the permission ota.approve_rollout."
     assert refusal("rollout", str(rollout.pk), "approve", "--user", "upgrader") == (2, message)
     assert status(rollout) == Status.NEEDS_APPROVAL
+
+
+@pytest.mark.parametrize("state", [Status.RUNNING, Status.CANCELED, Status.FINISHED])
+@pytest.mark.parametrize(
+    ("call", "empty"),
+    [
+        (["cancel"], {"canceled": 0}),
+        (["retry"], {"retried": [], "left_out": []}),
+        (["dismiss"], {"dismissed": 0}),
+        (["open-wave"], {"wave": None}),
+        (["extend", "--deadline", "none"], {"changes": []}),
+        (["change", "--deadline", "none"], {"changes": []}),
+    ],
+)
+def test_what_a_verb_promises_to_tell_is_there_also_if_nothing_changed(
+    run: Run, call: list[str], empty: dict[str, Any], state: str
+) -> None:
+    run("rollout", str(make_rollout(status=state).pk), *call, "--json")
+    told = json.loads(run.out)
+    assert {name: told.get(name, "absent") for name in empty} == empty
 
 
 def test_an_unknown_rollout_is_a_wrong_call() -> None:

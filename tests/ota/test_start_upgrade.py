@@ -7,10 +7,12 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from ota import rollouts
@@ -299,6 +301,7 @@ def test_a_policy_under_which_nothing_could_go_is_a_wrong_call(
         ("--limit-in-flight", "none", "value must be an integer"),
         ("--windows", "Mon 08:00-08:00", "'Mon 08:00-08:00' never opens"),
         ("--windows", "Mox 08:00-09:00", "has a day that is none"),
+        ("--to", "", "the version is empty"),
         ("--start", "tomorrow", "is no time; expected one such as"),
         ("--deadline", "2026-13-01", "is no time; expected one such as"),
         ("--deadline", "9999-12-31T23:59-12:00", "is no time; expected one such as"),
@@ -373,6 +376,34 @@ def test_waiting_tells_how_it_ended(processes: Processes, end: TaskStatus, code:
     assert told["status"]["counts"][end] == 1
     assert told["status"]["rollout_id"] == told["rollout_id"]
     assert told["status"]["status"] == "finished"
+
+
+@pytest.fixture
+def renamed() -> Iterator[Callable[[], None]]:
+    """Takes the table of rollouts away from all who look for it, until the end of the test."""
+    table, other = Rollout._meta.db_table, "elsewhere"
+
+    def rename() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} RENAME TO {other}")
+
+    yield rename
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {other} RENAME TO {table}")
+
+
+@pytest.mark.services
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_fails_while_it_is_waited_for_does_not_hide_which_rollout_was_started(
+    processes: Processes, renamed: Callable[[], None]
+) -> None:
+    process = begin(processes, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pk = Rollout.objects.get().pk
+    renamed()
+    answer, said = process.communicate(timeout=120)
+    told = json.loads(answer)
+    assert (process.returncode, told["rollout_id"], "status" in told) == (1, pk, False)
+    assert f"Rollout {pk} was started. The database does not do its part".encode() in said
 
 
 @pytest.mark.services

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parents[2]
     ("arguments", "message"),
     [
         (["--docks=0"], "at least 1 dock"),
+        (["--docks=99999999999999999999"], "at most 1000000"),
+        (["--docks=1", "--first=99999999999999999999"], "at most 1000000"),
+        (["--docks=1", "--fault=busy=99999999999999999999"], "do not fit"),
         (["--docks=3", "--fault=tired=1"], "Unknown fault"),
         (["--docks=1", "--fault=busy=2"], "do not fit"),
         (["--docks=1", "--organization=o1"], "belong together"),
@@ -38,6 +41,12 @@ def test_a_wrong_call_says_why_and_ends_with_2(arguments: list[str], message: st
 )
 def test_an_argument_that_cannot_be_read_is_refused(argument: str) -> None:
     with pytest.raises(CommandError):
+        call_command("simulate_docks", "--docks=1", argument)
+
+
+@pytest.mark.parametrize("argument", ["--speed=abc", "--clear-after=abc"])
+def test_what_is_no_number_is_called_so(argument: str) -> None:
+    with pytest.raises(CommandError, match="'abc' is no number"):
         call_command("simulate_docks", "--docks=1", argument)
 
 

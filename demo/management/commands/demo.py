@@ -193,9 +193,9 @@ def _leave(*_: object) -> NoReturn:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65534:
+    if (port := ports.console(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65534")
-    return int(text)
+    return port
 
 
 def _count(text: str) -> int:
@@ -205,7 +205,10 @@ def _count(text: str) -> int:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return number

@@ -31,6 +31,7 @@ from fleet.terminal import (
 )
 from ota import packages, status, storage
 from ota.packages import PackageRefused
+from ota.storage import StorageAway
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Command(AnsweringCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "files", nargs="+", type=Path, metavar="FILE",
+            "files", nargs="+", type=_path, metavar="FILE",
             help="the vendor's zip, a folder with such zips, or - for standard input",
         )  # fmt: skip
         _add_facts(parser)
@@ -175,10 +176,11 @@ def _import(found: _Found, options: dict[str, Any], progress: Progress) -> Docum
         return _refused(_name(found.path), f"{error}{option}")
     except (DatabaseError, InterfaceError):
         raise
-    except Exception as error:  # whatever a full or absent storage raises; the next may fit
+    except Exception as error:  # whatever it is, the next may fit
         if unreadable := _unreadable(found.path, error):
             return _refused(_name(found.path), unreadable)
-        logger.exception("%s could not be stored", found.path)
+        if not isinstance(error, (StorageAway, *storage.FAILURES)):
+            logger.exception("%s could not be stored", found.path)
         return _refused(_name(found.path), f"{_name(found.path)} could not be stored: {error}")
     finally:
         progress.remove_task(bar)
@@ -251,8 +253,8 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 def _refused(name: str, error: str) -> Document:
     empty = ("version", "released_on", "size", "md5", "state", "minimum_version")
-    head: Document = {"id": None, "file_name": name, "models": []}
-    return head | dict.fromkeys(empty) | {"created": False, "error": error}
+    head: Document = {"id": None, "file_name": visible(name), "models": []}
+    return head | dict.fromkeys(empty) | {"created": False, "error": visible(error)}
 
 
 def _table(documents: list[Document]) -> Any:
@@ -271,6 +273,12 @@ def _table(documents: list[Document]) -> Any:
             for each in documents
         ],
     )
+
+
+def _path(text: str) -> Path:
+    if not text:  # as a path it would be this folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _day(text: str) -> dt.date:

@@ -60,13 +60,17 @@ class Outcome(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """What an operator does; ``wakes`` tells whether something may be issued after it."""
+    """What an operator does; ``wakes`` tells whether something may be issued after it.
+
+    ``empty`` is what the document tells of it where nothing changed.
+    """
 
     help: str
     run: Callable[[Call], Outcome]
     add_arguments: Callable[[CommandParser], None] = lambda parser: None
     permission: str = UPGRADE
     wakes: bool = False
+    empty: Document = {}
 
 
 class Command(AnsweringCommand):
@@ -91,6 +95,7 @@ class Command(AnsweringCommand):
         rollout = find(options["rollout"])
         user = person(options.get("user"), verb.permission)
         outcome = _outcome(verb, Call(rollout, timezone.now(), user, options))
+        self.done = visible(outcome.text) if outcome.changed else ""
         if outcome.changed and verb.wakes:
             wake_workers()
         self._answer(rollout, outcome, options)
@@ -101,6 +106,7 @@ class Command(AnsweringCommand):
             "verb": options["verb"],
             "changed": outcome.changed,
             "text": outcome.text,
+            **VERBS[options["verb"]].empty,
             **outcome.more,
         }
         text = visible(outcome.text)
@@ -169,7 +175,7 @@ def _cancel(call: Call) -> Outcome:
     canceled = rollouts.cancel(call.rollout, call.now, call.user, call.remark)
     already = _is_already(call, RolloutStatus.CANCELED, "nothing of it is left to cancel")
     if before == RolloutStatus.CANCELED and not canceled:
-        return already._replace(more={"canceled": 0})
+        return already
     text = f"Canceled {count(canceled, 'upgrade')} that waited; what runs goes on."
     return Outcome(True, text, {"canceled": canceled})
 
@@ -347,13 +353,23 @@ VERBS = {
     "show": Verb("shows policy, waves, what needs attention, and the history", _show),
     "pause": Verb("issues nothing more until it is resumed", _pause, _add_reason),
     "resume": Verb("goes on after a pause", _resume, wakes=True),
-    "cancel": Verb("cancels what was not issued", _cancel, wakes=True),
+    "cancel": Verb("cancels what was not issued", _cancel, wakes=True, empty={"canceled": 0}),
     "close": Verb("lets nobody join any more that stays open", _close, wakes=True),
-    "retry": Verb("plans again what failed", _retry, _add_sns, wakes=True),
+    "retry": Verb(
+        "plans again what failed",
+        _retry,
+        _add_sns,
+        wakes=True,
+        empty={"retried": [], "left_out": []},
+    ),
     "dismiss": Verb("takes what failed off what needs attention", _dismiss, _add_sns),
-    "open-wave": Verb("opens the next wave now", _open_wave, _add_wave, wakes=True),
-    "extend": Verb("moves the deadline", _extend, _add_deadline, wakes=True),
-    "change": Verb("changes limits, hours, gates …", _change, _add_changes, wakes=True),
+    "open-wave": Verb(
+        "opens the next wave now", _open_wave, _add_wave, wakes=True, empty={"wave": None}
+    ),
+    "extend": Verb("moves the deadline", _extend, _add_deadline, wakes=True, empty={"changes": []}),
+    "change": Verb(
+        "changes limits, hours, gates …", _change, _add_changes, wakes=True, empty={"changes": []}
+    ),
     "approve": Verb("lets it start", _approve, _add_remark, APPROVE, wakes=True),
     "deny": Verb("cancels it instead of approving it", _deny, _add_remark, APPROVE),
     "clone": Verb("the same for the rest of the fleet", _clone, add_launch, wakes=True),

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
+from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 from django.utils import timezone
 from rich.console import RenderableType
@@ -47,6 +48,8 @@ class Command(AnsweringCommand):
             "rollout_id": rollout.pk if rollout else None,
             **plan.as_json(),
         }
+        if rollout:
+            self.done = _became(document)
         if rollout and options["wait"]:
             self._wait(rollout, document, options)
             return
@@ -58,9 +61,14 @@ class Command(AnsweringCommand):
         if not options["json"]:
             self.answer(document, *_shown(document), as_json=False)
         console = None if options["json"] else self.console
-        is_over = watch(rollout, console, options["timeout"], tell=self.stderr.write)
-        rollout.refresh_from_db()
-        found = status.of_rollout(rollout)
+        try:
+            is_over = watch(rollout, console, options["timeout"], tell=self.stderr.write)
+            rollout.refresh_from_db()
+            found = status.of_rollout(rollout)
+        except (DatabaseError, InterfaceError):
+            if options["json"]:  # people have seen it already
+                self.answer(document, as_json=True)
+            raise
         shown = (tasks_table(found["tasks"]), summary(found["counts"]))
         self.answer(document | {"status": found}, *shown, as_json=options["json"])
         if not is_over:
@@ -131,11 +139,15 @@ def _launch(
 def _shown(document: Document) -> list[RenderableType]:
     shown: list[RenderableType] = []
     if document["rollout_id"]:
-        done = "needs approval" if document["needs_approval"] else "was started"
-        shown.append(f"Rollout {document['rollout_id']} {done}.")
+        shown.append(_became(document))
     if document["needs_approval"]:
         shown.append("Nothing is sent before somebody else than its author has approved it.")
     return [*shown, *plan_shown(document)]
+
+
+def _became(document: Document) -> str:
+    done = "needs approval" if document["needs_approval"] else "was started"
+    return f"Rollout {document['rollout_id']} {done}."
 
 
 def _seconds(text: str) -> float:
