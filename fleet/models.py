@@ -31,7 +31,7 @@ class Organization(models.Model):
         max_length=64,
         unique=True,
         validators=[
-            RegexValidator(r"^[A-Za-z0-9_.-]+$", "Use letters, digits, dot, dash and underscore.")
+            RegexValidator(r"^[A-Za-z0-9_.-]+\Z", "Use letters, digits, dot, dash and underscore.")
         ],
         help_text="What the operator types into DJI Pilot 2 as organization id.",
     )
@@ -98,7 +98,7 @@ class DeviceModel(models.Model):
         max_length=40,
         unique=True,
         validators=[
-            RegexValidator(r"^\d+-\d+-\d+$", "Expected domain-type-sub_type, such as 3-2-0.")
+            RegexValidator(r"^\d+-\d+-\d+\Z", "Expected domain-type-sub_type, such as 3-2-0.")
         ],
         help_text="domain-type-sub_type, such as 3-2-0",
     )

@@ -28,6 +28,7 @@ def test_an_organization_may_have_a_chosen_code(run: Run) -> None:
     ("arguments", "words"),
     [
         (["a b", "Acme"], "ID: Use letters"),
+        (["acme\n", "Acme"], "ID: Use letters"),
         (["acme", ""], "NAME: "),
         (["acme", "Acme", "--code", " "], "--code: "),
         (["taken", "Acme"], "ID: "),
