@@ -17,16 +17,31 @@ from ota.rollouts.planning import refuse_times
 
 
 class ChangeForm(forms.Form):
-    """Some of a rollout's choices while it runs; it shows the present ones until others are sent."""
+    """Some of a rollout's choices while it runs; it shows the present ones until others are sent.
+
+    What the page showed is sent along: others may have changed it since.
+    """
 
     def __init__(self, rollout: Rollout, data: QueryDict | None = None) -> None:
         super().__init__(data, auto_id=f"id_{type(self).__name__.lower()}_%s")
         self.rollout = rollout
         self.initial = {name: getattr(rollout, name) for name in self.fields}
+        for field in self.fields.values():
+            field.show_hidden_initial = True
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was sent and differs from what the page showed; all that was sent where it does not say that."""
+        return {name: self.cleaned_data[name] for name in self.fields if self._is_changed(name)}
+
+    def _is_changed(self, name: str) -> bool:
+        is_told = self[name].html_initial_name in self.data
+        return name in self.changed_data if is_told else name in self.data
 
     def urlencoded(self) -> str:
         """What was sent, as an address carries it."""
-        sent = [(name, self.data[name]) for name in self.fields if name in self.data]
+        names = [*self.fields, *(self[name].html_initial_name for name in self.fields)]
+        sent = [(name, self.data[name]) for name in names if name in self.data]
         return urlencode([*sent, ("form", type(self).__name__)])
 
 
@@ -46,7 +61,8 @@ class DeadlineForm(ChangeForm):
             del self.fields["starts_at"]
 
     def clean_deadline_at(self) -> dt.datetime | None:
-        start = self.cleaned_data.get("starts_at", self.rollout.starts_at)
+        is_moved = "starts_at" in self.fields and self._is_changed("starts_at")
+        start = self.cleaned_data.get("starts_at") if is_moved else self.rollout.starts_at
         deadline: dt.datetime | None = self.cleaned_data["deadline_at"]
         try:
             refuse_times(start, deadline, timezone.now())

@@ -159,7 +159,7 @@ def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
     form = kind(given.rollout, given.said)
     if not form.is_valid():
         return Outcome(False, "Nothing was changed: please correct what is marked.", form=form)
-    told = rollouts.change(given.rollout, form.cleaned_data, given.now, given.user)
+    told = rollouts.change(given.rollout, form.changes, given.now, given.user)
     if not told:
         return Outcome(False, "Nothing was changed: it is so already.")
     return Outcome(True, "Changed.", f"Changed {'; '.join(told)}."[:500])

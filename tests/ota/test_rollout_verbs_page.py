@@ -309,7 +309,8 @@ def test_a_deadline_that_cannot_be_is_refused_at_its_field(
 
 def test_limits_are_changed_while_it_runs(operator: Client) -> None:
     rollout = make_rollout()
-    press(operator, rollout, "limits", **LIMITS, limit_per_site=1, windows="daily 22:00-05:00")
+    said = LIMITS | {"limit_per_site": 1, "max_failed_percent": "", "windows": "daily 22:00-05:00"}
+    press(operator, rollout, "limits", **said)
     rollout.refresh_from_db()
     assert (rollout.limit_in_flight, rollout.limit_per_site) == (3, 1)
     assert rollout.windows == "daily 22:00-05:00"
@@ -359,6 +360,46 @@ def test_the_start_is_moved_while_the_first_wave_is_closed(operator: Client) -> 
     press(operator, rollout, "extend", **times | {"deadline_at": ""})
     rollout.refresh_from_db()
     assert rollout.starts_at == dt.datetime(2099, 1, 2, 21, tzinfo=dt.UTC)
+
+
+SET = dt.datetime(2099, 1, 1, 21, 0, 30, tzinfo=dt.UTC)
+SHOWN = {"starts_at": "2099-01-01T21:00", "initial-starts_at": "2099-01-01T21:00"}
+UNSHOWN = {"starts_at": "", "initial-starts_at": ""}
+
+
+@pytest.mark.parametrize("start", [SHOWN, UNSHOWN, {}], ids=["shown", "set since", "not asked"])
+def test_who_sets_a_deadline_leaves_the_start_alone(
+    operator: Client, start: dict[str, str]
+) -> None:
+    """The page shows no seconds, and may be older than the start, or than the field for it."""
+    rollout = make_rollout(starts_at=SET)
+    rollout.wave_set.update(opened_at=None)
+    assert 'name="initial-starts_at"' in page(operator, rollout)
+    deadline = {"deadline_at": "2099-01-03T21:00", "initial-deadline_at": ""}
+    press(operator, rollout, "extend", **deadline, **start)
+    rollout.refresh_from_db()
+    assert (rollout.starts_at, rollout.deadline_at) == (
+        SET,
+        dt.datetime(2099, 1, 3, 21, tzinfo=dt.UTC),
+    )
+
+
+def test_who_empties_the_start_that_was_shown_starts_at_once(operator: Client) -> None:
+    rollout = make_rollout(starts_at=SET)
+    rollout.wave_set.update(opened_at=None)
+    press(operator, rollout, "extend", **SHOWN | {"starts_at": ""}, deadline_at="")
+    rollout.refresh_from_db()
+    assert rollout.starts_at is None
+
+
+def test_what_was_sent_and_refused_is_a_change_still(operator: Client) -> None:
+    rollout = make_rollout(starts_at=SET)
+    rollout.wave_set.update(opened_at=None)
+    times = {"deadline_at": "2098-01-01T12:00", "initial-deadline_at": ""}
+    reply = press(operator, rollout, "extend", **SHOWN, **times)
+    again = text(operator.get(reply.headers["Location"]))
+    assert re.search(r'name="initial-deadline_at"(?! value)', again)
+    assert 'name="deadline_at" value="2098-01-01T12:00"' in again
 
 
 def test_the_start_of_what_has_started_stays(operator: Client) -> None:
