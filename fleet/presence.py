@@ -201,6 +201,8 @@ def _refusal(
     kinds = {fleet.kinds[known] for known in (child.model_id, model_id) if known}
     if child.pk == gateway.pk or kinds - {DeviceModel.Kind.AIRCRAFT, DeviceModel.Kind.UNKNOWN}:
         return "it is no aircraft"
+    if child.bound_at and fleet.kind(child) != DeviceModel.Kind.AIRCRAFT:
+        return "it is bound itself"
     if child.organization_id and child.organization_id != gateway.organization_id:
         return "it belongs to another organization"
     if is_overtaken(message, child.topology_at, child.topology_seen_at):

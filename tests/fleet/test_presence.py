@@ -223,6 +223,24 @@ def test_a_dock_that_a_person_adopted_before_its_first_topology_stays_adopted() 
     assert stored("DOCK1").organization == organization
 
 
+@pytest.mark.parametrize("is_adopted", [True, False])
+def test_a_bound_dock_that_another_one_of_its_organization_calls_its_aircraft_stays_bound(
+    is_adopted: bool,
+) -> None:
+    organization = make_organization()
+    liar = make_dock(organization=organization).sn
+    if is_adopted:
+        stray = make_device(model="3-2-0", sn="DOCK1", organization=None)
+        Device.objects.filter(pk=stray.pk).update(model=None)
+        binding.adopt(Device.objects.filter(pk=stray.pk), organization, timezone.now())
+    else:
+        assert bind("DOCK1", organization) == 0
+    topology(liar, "DOCK1", seconds_ago=2)
+    assert (stored("DOCK1").is_bound, stored("DOCK1").gateway) == (True, None)
+    topology("DOCK1")
+    assert (stored("DOCK1").organization, stored("DOCK1").is_dock) == (organization, True)
+
+
 @pytest.mark.parametrize("product", [AIRCRAFT, {}])
 def test_a_dock_that_was_adopted_as_the_aircraft_of_another_one_is_nobodys(
     product: dict[str, Any],
