@@ -190,6 +190,8 @@ class Device(models.Model):
     online_since = models.DateTimeField(null=True, blank=True)
     topology_at = models.DateTimeField(null=True, blank=True)
     topology_seen_at = models.DateTimeField(null=True, blank=True)
+    # Not if the broker may have kept it while no bridge listened.
+    topology_is_live = models.BooleanField(default=False)
     thing_version = models.CharField(max_length=64, blank=True)
 
     firmware_version = models.CharField(max_length=64, blank=True)

@@ -14,6 +14,7 @@ from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
 from mqtt_bridge import bulk, metrics
 from mqtt_bridge.envelope import Few, Int, Message, Part, Text, is_overtaken
+from mqtt_bridge.models import BridgeSession
 from mqtt_bridge.topics import SN
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class _Fleet:
 
     def __init__(self, messages: Collection[Message[Topology]], now: dt.datetime) -> None:
         self.now = now
+        self.is_live = BridgeSession.objects.have_caught_up(now)
         children = {child.sn for message in messages for child in _children(message)}
         named = [device.pk for device in known({message.sn for message in messages} | children)]
         # In one order, and before anything is decided: somebody else may hear of the same aircraft
@@ -141,7 +143,14 @@ class _Fleet:
 
 _COLUMNS = (
     *("model_id", "thing_version", "gateway_id", "organization_id", "topology_at"),
-    *("topology_seen_at", "presence", "online_since", "last_seen_at", "changed_at"),
+    *(
+        "topology_seen_at",
+        "topology_is_live",
+        "presence",
+        "online_since",
+        "last_seen_at",
+        "changed_at",
+    ),
 )
 
 
@@ -217,6 +226,7 @@ def _come_online(device: Device, message: Message[Topology], fleet: _Fleet) -> N
     its clock that is behind, as after a start.
     """
     fleet.set(device, topology_at=message.at, topology_seen_at=fleet.now)
+    fleet.set(device, topology_is_live=fleet.is_live)
     is_heard = device.is_online and not telemetry.is_silent(device.last_seen_at, fleet.now)
     if is_heard or fleet.now - message.at <= dt.timedelta(seconds=settings.OFFLINE_AFTER):
         fleet.start(device)

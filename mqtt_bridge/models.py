@@ -91,6 +91,12 @@ class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
         since: dt.datetime | None = found["since"]
         return since
 
+    def have_caught_up(self, now: dt.datetime) -> bool:
+        """Whether what comes now is none of what the broker kept: all that run have listened for a while."""
+        running = self.filter(seen_at__gt=now - BridgeSession.SILENCE)
+        since = list(running.values_list("connected_since", flat=True))
+        return bool(since) and all(at and now - at >= BridgeSession.CATCH_UP for at in since)
+
     def listening(self, now: dt.datetime) -> "BridgeSessionQuerySet":
         """Those that are alive and connected."""
         return self.filter(seen_at__gt=now - BridgeSession.SILENCE, connected_since__isnull=False)
@@ -102,6 +108,8 @@ class BridgeSession(models.Model):
     BEAT = dt.timedelta(seconds=2)
     SILENCE = dt.timedelta(seconds=15)
     REMEMBERED = dt.timedelta(days=7)  # by the broker, see deploy.md
+    # After a break a bridge first brings in what the broker kept.
+    CATCH_UP = dt.timedelta(seconds=60)
 
     client_id = models.CharField(max_length=200, unique=True)
     process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")

@@ -20,7 +20,6 @@ from ota import errors, live, states
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
-from ota.upgrades.order import CATCH_UP
 
 IDLE = 0
 MOST_ATTEMPTS = 10
@@ -230,7 +229,7 @@ def _is_over(since: dt.datetime | None, limit: float, heard: Heard) -> bool:
 
 
 def _has_caught_up(heard: Heard, limit: float) -> bool:
-    return heard.until - heard.since > dt.timedelta(seconds=min(limit, CATCH_UP))
+    return heard.until - heard.since > min(dt.timedelta(seconds=limit), BridgeSession.CATCH_UP)
 
 
 def _minutes(seconds: float) -> str:

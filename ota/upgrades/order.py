@@ -7,9 +7,6 @@ without a start cannot be told from a message that is late.
 import datetime as dt
 from typing import NamedTuple
 
-# After a break a bridge first brings in what the broker kept.
-CATCH_UP = 60.0  # s
-
 
 class Word(NamedTuple):
     """When a dock said something, by its own clock, and when we heard it, by ours."""

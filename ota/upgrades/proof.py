@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from fleet.models import Device
 from mqtt_bridge import bulk
-from mqtt_bridge.models import BridgeSession
 from ota import live
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.states import TaskStatus
-from ota.upgrades.order import CATCH_UP, NEVER, Word, is_before
+from ota.upgrades.order import NEVER, Word, is_before
 
 UPGRADING = 3  # mode_code of a dock
 
@@ -128,15 +127,7 @@ def _is_fresh(target: UpgradeTarget, told: Word) -> bool:
     start = Word(device.topology_at, device.topology_seen_at)
     if is_before(told, began, start):
         return False
-    return not is_before(told, began, NEVER) or _is_current(start)
-
-
-def _is_current(start: Word) -> bool:
-    """Whether each bridge had listened for some time, so that none got an old topology then."""
-    if start.heard_at is None:
-        return False
-    backlog = start.heard_at - dt.timedelta(seconds=CATCH_UP)
-    return not BridgeSession.objects.filter(connected_since__gt=backlog).exists()
+    return not is_before(told, began, NEVER) or device.topology_is_live
 
 
 def _missing(target: UpgradeTarget) -> str:

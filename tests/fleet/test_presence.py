@@ -355,7 +355,7 @@ def test_however_many_docks_come_back_at_once_the_statements_stay_the_same(docks
     messages = [told(*pair) for pair in pairs]
     with CaptureQueriesContext(connection) as queries:
         pipeline.process(messages)
-    assert len(queries) == 8  # with the transaction's two
+    assert len(queries) == 9  # with the transaction's two
     assert Device.objects.filter(presence=Device.Presence.ONLINE).count() == 2 * docks
 
 

@@ -256,6 +256,25 @@ def test_a_dock_that_starts_with_a_slow_clock_proves_its_upgrade(kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", PROOFS)
+def test_a_bridge_that_connects_anew_takes_no_start_back_that_it_heard_before(kind: str) -> None:
+    bridge = make_listening()
+    task = taken(kind)
+    restart(task.gateway, ago(180))
+    BridgeSession.objects.filter(pk=bridge.pk).update(connected_since=timezone.now())
+    tell(task.gateway, ago(179), **PROOFS[kind])
+    assert status(task) == TaskStatus.OK
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_start_that_came_while_a_bridge_caught_up_proves_nothing(*, is_connected: bool) -> None:
+    make_listening(connected_since=ago(0.5) if is_connected else None)
+    task = taken("regular")
+    restart(task.gateway, ago(180))
+    tell(task.gateway, ago(179), **PROOFS["regular"])
+    assert status(task) == TaskStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("kind", PROOFS)
 def test_a_dock_whose_clock_is_always_slow_proves_its_upgrade(kind: str) -> None:
     task = taken(kind)
     UpgradeTask.objects.update(taken_at=ago(64.9))
