@@ -5,11 +5,13 @@ import os
 import threading
 from collections.abc import Sequence
 
+from django.conf import settings
+
 from mqtt_bridge.client import Outcome, Sender
 from mqtt_bridge.errors import BrokerUnavailable
 
 CONNECT_TIME = 5.0  # s
-CONFIRM_TIME = 10.0  # s for a whole chunk
+PROMPT = 10.0  # s
 
 _lock = threading.Lock()
 _sender: Sender | None = None
@@ -38,10 +40,18 @@ def publish(messages: Sequence[tuple[str, bytes]]) -> list[Outcome]:
     with _lock:
         if _sender is None or _owner != os.getpid():
             raise BrokerUnavailable("there is no connection to the broker")
-        found = _sender.send(messages, CONFIRM_TIME)
+        found = _sender.send(messages, promptly())
         if Outcome.DOUBTFUL in found or Outcome.UNSENT in found:
             close()
         return found
+
+
+def promptly() -> float:
+    """Within how many seconds a command goes out and is confirmed, or does not go out at all.
+
+    A third of the time for a reply at most: once that is over, another worker may send it.
+    """
+    return min(PROMPT, settings.REPLY_TIME / 3)
 
 
 def _connected() -> None:

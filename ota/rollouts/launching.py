@@ -68,7 +68,7 @@ def launch(
     if seen and planned.tasks and planned.digest != seen:
         raise PlanChanged("the plan changed since it was looked at")
     if planned.needs_approval and user is None and not options.is_automatic:
-        raise InvalidPolicy("approval_above", NOBODY)
+        raise InvalidPolicy("", NOBODY)
     starts_now = options.starts_at is None or options.starts_at <= now
     opened_at = now if starts_now and not planned.needs_approval else None
     with transaction.atomic():

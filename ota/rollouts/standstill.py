@@ -39,7 +39,7 @@ def _reason(rollout: Rollout, now: dt.datetime) -> str:
         rollout.tasks.in_flight().order_by("pk").values_list("gateway__sn", flat=True)
     ):
         is_heard = BridgeSession.objects.heard(now)
-        return "" if is_heard else _unheard(under_way)
+        return "" if is_heard else _unheard(under_way, BridgeSession.objects.away(now).first())
     waiting = rollout.tasks.waiting().order_by("pk").values_list("gateway__sn", "waits_for")
     tasks = [(sn, [reason["code"] for reason in reasons]) for sn, reasons in waiting]
     stuck = [(sn, codes) for sn, codes in tasks if not _TIMES.intersection(codes)]
@@ -48,12 +48,13 @@ def _reason(rollout: Rollout, now: dt.datetime) -> str:
     return "" if tasks else _of_waves(rollout)
 
 
-def _unheard(under_way: list[str]) -> str:
+def _unheard(under_way: list[str], away: BridgeSession | None) -> str:
     are = count(len(under_way), "upgrade is", "upgrades are")
     they_end = "it ends" if len(under_way) == 1 else "they end"
+    why = f"bridge {away} is away" if away else "the MQTT bridge is not listening"
     return (
-        f"{are} under way, and the MQTT bridge is not listening: nobody hears how {they_end}. "
-        f"Start the bridge. Look at {', '.join(under_way[:NAMED])}."
+        f"{are} under way, and {why}: nobody may hear how {they_end}. Start the bridge. "
+        f"Look at {', '.join(under_way[:NAMED])}."
     )
 
 

@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 LOOK_AT_MOST = 500
 # What was judged longer ago is judged anew: a bucket may have taken its time meanwhile.
 FRESH = dt.timedelta(seconds=20)
-# A claimed command goes out at once or not at all: once its time for a reply is over, another worker
-# may send the task.
-PROMPT = dt.timedelta(seconds=10)
 
 
 # What the history says where the broker did not just take a command.
@@ -244,7 +241,7 @@ def _publish(claim: Claim) -> None:
         pairs = zip(commands, outcomes, strict=True)
         concerned = [command.task for command, one in pairs if one is outcome]
         if outcome is Outcome.UNSENT:
-            why = "the connection to the MQTT broker broke off before it"
+            why = "its turn did not come in time, or the connection to the MQTT broker broke off"
             _take_back(concerned, claim.at, why, _NO_BROKER)
             continue
         metrics.count("commands", len(concerned), outcome=outcome.value)
@@ -258,7 +255,7 @@ def _still_wanted(claim: Claim) -> list[Command]:
     A worker that stood still since its claim knows nothing of what others have done, and its dock
     may have answered an earlier command.
     """
-    is_late = timezone.now() - claim.at > PROMPT
+    is_late = timezone.now() - claim.at > dt.timedelta(seconds=publisher.promptly())
     own = _claimed_at(claim.at).filter(pk__among=[] if is_late else [t.pk for t in claim.tasks])
     wanted = set(own.values_list("pk", flat=True))
     if others := [task for task in claim.tasks if task.pk not in wanted]:

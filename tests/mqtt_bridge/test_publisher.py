@@ -103,7 +103,7 @@ def test_what_could_not_go_out_in_its_time_does_not_go_out_later(
     with Ear(mosquitto.url) as ear:
         ear.listen(TOPIC)
         with monkeypatch.context() as at_once:
-            at_once.setattr(publisher, "CONFIRM_TIME", 0)
+            at_once.setattr(publisher, "PROMPT", 0)
             assert publish([message(1), message(2)]) == [Outcome.UNSENT] * 2
         assert publish([message(3)]) == [Outcome.CONFIRMED]
         eventually(lambda: heard(ear), "what was sent afterwards")

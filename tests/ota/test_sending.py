@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.utils import timezone
+from pytest_django import Settings
 
 from fleet.models import Device
 from mqtt_bridge import publisher, router
@@ -122,11 +123,18 @@ def test_a_command_that_another_worker_sent_meanwhile_does_not_go_out_once_more(
     assert "the command was not sent" in task.events.latest("pk").text
 
 
+@pytest.mark.parametrize(("reply_time", "late"), [(30, 11), (6, 3)])
 def test_a_command_that_comes_late_waits_for_another_look(
-    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    clock: time_machine.Traveller,
+    sent: Sent,
+    reply_time: float,
+    late: float,
 ) -> None:
+    settings.REPLY_TIME = reply_time
     task = make_task()
-    once_before(monkeypatch, issue, "_publish", lambda: clock.shift(15))
+    once_before(monkeypatch, issue, "_publish", lambda: clock.shift(late))
     send(task)
     assert (task.status, task.attempt, task.unanswered, sent) == (TaskStatus.PENDING, 0, 0, [])
     assert task.status_at == task.events.latest("pk").at == timezone.now()

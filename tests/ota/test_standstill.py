@@ -7,6 +7,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 
 from fleet.models import Site
 from mqtt_bridge.models import BridgeSession
@@ -98,9 +99,20 @@ def test_what_is_under_way_and_what_nobody_hears_of_is_told(tomorrow: dt.datetim
     task = make_task(rollout=rollout, status=TaskStatus.IN_PROGRESS)
     rollouts.standstill.tell(tomorrow)
     assert told(rollout) == [
-        "1 upgrade is under way, and the MQTT bridge is not listening: nobody hears how it ends. "
+        "1 upgrade is under way, and the MQTT bridge is not listening: nobody may hear how it ends. "
         f"Start the bridge. Look at {task.gateway.sn}."
     ]
+
+
+def test_of_several_bridges_the_one_that_is_away_is_named(
+    tomorrow: dt.datetime, settings: Settings
+) -> None:
+    settings.MQTT_SHARED_GROUP = "fleet"
+    make_listening(client_id="one", seen_at=tomorrow)
+    make_listening(client_id="two")
+    task = make_task(rollout=make_rollout(), status=TaskStatus.IN_PROGRESS)
+    rollouts.standstill.tell(tomorrow)
+    assert "bridge two is away" in told(task.rollout)[0]
 
 
 @pytest.mark.parametrize("status", ["paused", "needs_approval", "canceled"])
