@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 
-from fleet.counts import count
+from console.counts import count
 from fleet.models import Site
 from mqtt_bridge import bulk
 from ota import live
