@@ -56,6 +56,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "console",
+    "database",
     # The order is the order in which a message's handlers run: a device is known before its task.
     "mqtt_bridge",
     "fleet",

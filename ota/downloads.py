@@ -9,7 +9,7 @@ from django.db import transaction
 from django.template.defaultfilters import filesizeformat
 
 from console.counts import count
-from mqtt_bridge import bulk
+from database import bulk
 from ota import storage
 from ota.models import Download, FirmwarePackage, UpgradeTarget
 

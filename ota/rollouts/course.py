@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 
 from console.counts import count
-from mqtt_bridge import bulk
+from database import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.models.upgrades import UpgradeTaskQuerySet

@@ -12,8 +12,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 
 from console.counts import count
+from database import bulk
 from fleet.models import Site
-from mqtt_bridge import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import course
