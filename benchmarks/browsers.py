@@ -28,9 +28,9 @@ from rich.console import Console
 
 from benchmarks import ground, machine, results, rows, watching
 from benchmarks.results import Result, Size
+from database import bulk
 from demo import checks, commands, ports
 from fleet.models import Device
-from mqtt_bridge import bulk
 from ota import live, rollouts
 from ota.models import UpgradeTask
 from ota.rollouts import Options

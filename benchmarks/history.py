@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from benchmarks import ground, results
 from benchmarks.results import Result, Size
-from mqtt_bridge import bulk
+from database import bulk
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import folding

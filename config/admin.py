@@ -9,7 +9,7 @@ from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from mqtt_bridge.lists import ListAdmin
+from console.lists import ListAdmin
 
 admin.site.unregister(User)
 admin.site.unregister(Group)

@@ -28,6 +28,7 @@ if not apps.ready:  # where all of it runs already, as in a test, it stays
     settings.INSTALLED_APPS = [
         "django.contrib.contenttypes",
         "django.contrib.auth",
+        "database",
         "mqtt_bridge",
         "fleet",
         "ota",

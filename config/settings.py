@@ -47,7 +47,7 @@ INSTALLED_APPS = [
     *(["daphne"] if sys.argv[1:2] == ["runserver"] else []),
     "unfold",
     "unfold.contrib.filters",
-    "config.console.Console",
+    "config.pages.Pages",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -55,6 +55,8 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django.contrib.staticfiles",
     "channels",
+    "console",
+    "database",
     # The order is the order in which a message's handlers run: a device is known before its task.
     "mqtt_bridge",
     "fleet",

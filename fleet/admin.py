@@ -20,16 +20,16 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 
+from console.counts import count
+from console.keys import key
+from console.labels import NOTHING, ago, label, link, two_lines
+from console.lists import ListAdmin
+from console.paging import KeyPaginator, PagedChangeList
+from console.prefilled import PrefilledAdmin
 from fleet import binding, words
-from fleet.counts import count
 from fleet.forms import AdoptForm, DeviceForm, SiteForm, TypedFilterForm
-from fleet.keys import key
-from fleet.labels import NOTHING, ago, label, link, two_lines
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
-from fleet.paging import KeyPaginator, PagedChangeList
-from fleet.prefilled import PrefilledAdmin
 from fleet.selection import Selection
-from mqtt_bridge.lists import ListAdmin
 
 if TYPE_CHECKING:
     from django.contrib.admin import RelatedFieldListFilter as AutocompleteSelectFilter

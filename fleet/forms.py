@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.template.defaultfilters import pluralize
 from unfold.widgets import UnfoldAdminSelect2Widget, UnfoldAdminSelectWidget
 
-from fleet.counts import count
+from console.counts import count
 from fleet.models import Device, Organization, Site
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Q
 
+from database import bulk
 from fleet import claims, telemetry
 from fleet.models import Device, DeviceModel
 from fleet.telemetry import known
-from mqtt_bridge import bulk, metrics
+from mqtt_bridge import metrics
 from mqtt_bridge.envelope import Few, Int, Message, Part, Text, is_overtaken
 from mqtt_bridge.models import BridgeSession
 from mqtt_bridge.topics import SN

@@ -13,7 +13,7 @@ from django.contrib.admin.views.main import PAGE_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest, QueryDict
 
-from fleet.keys import is_key
+from console.keys import is_key
 from fleet.models import Device
 
 

@@ -17,12 +17,12 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from database import bulk
+from database.among import Question
 from fleet import versions
 from fleet.clock import Watch
 from fleet.models import Device
 from fleet.properties import Properties
-from mqtt_bridge import bulk
-from mqtt_bridge.among import Question
 from mqtt_bridge.envelope import Message, is_overtaken
 from mqtt_bridge.topics import Kind
 

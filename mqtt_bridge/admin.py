@@ -1,41 +1,15 @@
 """The console's pages of what the bridge leaves behind: to be read, not to be changed."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from django.contrib import admin
-from django.db.models import Model
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
-from mqtt_bridge.lists import ListAdmin
+from console.lists import ReadOnlyAdmin
 from mqtt_bridge.models import BridgeSession, FailedMessage
-
-M = TypeVar("M", bound=Model)
-
-
-class ReadOnlyAdmin(ListAdmin[M]):
-    """Rows that only the machinery writes."""
-
-    actions = None
-
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        """Nobody changes these, so there is no history."""
-        context["show_history"] = False
-        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
-        return response
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(FailedMessage)

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.db import transaction
 from django.template.defaultfilters import filesizeformat
 
-from fleet.counts import count
-from mqtt_bridge import bulk
+from console.counts import count
+from database import bulk
 from ota import storage
 from ota.models import Download, FirmwarePackage, UpgradeTarget
 

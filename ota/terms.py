@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from django.utils import timezone
 
-from fleet.counts import count
+from console.counts import count
 from ota import waves
 from ota.models import Criterion, Offer, Rollout
 

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 
-from fleet.keys import key
+from console.keys import key
 from fleet.models import Device
 from fleet.selection import Selection
 from ota import rollouts

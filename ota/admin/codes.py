@@ -7,8 +7,8 @@ from django.db.models import QuerySet
 from django.forms import Form
 from django.http import HttpRequest
 
+from console.prefilled import PrefilledAdmin
 from fleet.models import DeviceModel
-from fleet.prefilled import PrefilledAdmin
 from ota.models import ProductCode
 
 

@@ -21,10 +21,10 @@ from django.utils.safestring import SafeString
 from kombu.exceptions import OperationalError
 from unfold.decorators import action
 
+from console.counts import count
+from console.keys import is_key
+from console.labels import NOTHING, label, two_lines
 from fleet.admin import DeviceAdmin
-from fleet.counts import count
-from fleet.keys import is_key
-from fleet.labels import NOTHING, label, two_lines
 from fleet.models import Device
 from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks

@@ -3,9 +3,9 @@
 from django.contrib import admin
 from django.utils.safestring import SafeString
 
-from fleet.labels import ago, label
-from fleet.paging import BoundedPaginator
-from mqtt_bridge.admin import ReadOnlyAdmin
+from console.labels import ago, label
+from console.lists import ReadOnlyAdmin
+from console.paging import BoundedPaginator
 from ota import errors
 from ota.models import ForeignUpgrade
 

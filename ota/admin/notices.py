@@ -15,12 +15,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from fleet.keys import key
-from fleet.labels import ago, label, link, two_lines
+from console.buttons import pressed_on
+from console.keys import key
+from console.labels import ago, label, link, two_lines
+from console.lists import ListAdmin
 from fleet.models import Organization
-from mqtt_bridge.lists import ListAdmin
 from ota import notices
-from ota.admin.buttons import pressed_on
 from ota.admin.notice_forms import PreferenceForm
 from ota.models import Notice, Preference
 from ota.models.notices import Kind

@@ -21,11 +21,11 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
-from fleet.counts import count
-from fleet.keys import key
-from fleet.labels import NOTHING, ago, label, link, two_lines
-from fleet.paging import DEPTH
-from mqtt_bridge.lists import ListAdmin
+from console.counts import count
+from console.keys import key
+from console.labels import NOTHING, ago, label, link, two_lines
+from console.lists import ListAdmin
+from console.paging import DEPTH
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads, withdrawing
 from ota.forms import PackageDetailsForm

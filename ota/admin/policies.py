@@ -8,7 +8,7 @@ from django.db.models import Field
 from django.forms import Field as FormField
 from django.http import HttpRequest
 
-from fleet.prefilled import PrefilledAdmin
+from console.prefilled import PrefilledAdmin
 from ota.forms import LABELS
 from ota.models import OrganizationPolicy
 

@@ -7,7 +7,7 @@ from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
-from fleet.paging import KeyPaginator
+from console.paging import KeyPaginator
 from ota import outcomes, rows, status, terms
 from ota.models import Rollout
 from ota.rows import PARTS

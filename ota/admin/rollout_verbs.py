@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.http import QueryDict
 
-from fleet.counts import count
+from console.counts import count
 from ota import rollouts
 from ota.admin.rollout_forms import ChangeForm, DeadlineForm, GatesForm, LimitsForm, NameForm
 from ota.models import Rollout

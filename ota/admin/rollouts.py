@@ -16,11 +16,11 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from fleet.labels import NOTHING, ago, label, two_lines
-from mqtt_bridge.lists import CheckedChangeList, ListAdmin
+from console.buttons import pressed_on
+from console.labels import NOTHING, ago, label, two_lines
+from console.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
 from ota.admin import clones, report, rollout_verbs
-from ota.admin.buttons import pressed_on
 from ota.admin.rollout_forms import FORMS, ChangeForm
 from ota.admin.rollout_verbs import VERBS, Press
 from ota.models import Rollout

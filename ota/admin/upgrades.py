@@ -16,13 +16,13 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from fleet.keys import is_key
-from fleet.labels import NOTHING, ago, label, link
+from console.buttons import pressed_on
+from console.keys import is_key
+from console.labels import NOTHING, ago, label, link
+from console.lists import ListAdmin
+from console.paging import BoundedPaginator, PagedChangeList
 from fleet.models import Device
-from fleet.paging import BoundedPaginator, PagedChangeList
-from mqtt_bridge.lists import ListAdmin
 from ota import downloads, errors, rollouts, rows, states
-from ota.admin.buttons import pressed_on
 from ota.admin.rollout_verbs import UPGRADE
 from ota.models import FirmwarePackage, Rollout, TaskEvent, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus

@@ -15,10 +15,10 @@ from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
-from fleet.labels import NOTHING, ago, label, link, two_lines
-from fleet.prefilled import PrefilledAdmin
-from mqtt_bridge.admin import ReadOnlyAdmin
-from ota.admin.buttons import pressed_on
+from console.buttons import pressed_on
+from console.labels import NOTHING, ago, label, link, two_lines
+from console.lists import ReadOnlyAdmin
+from console.prefilled import PrefilledAdmin
 from ota.admin.notice_forms import WebhookForm
 from ota.models import Webhook, WebhookDelivery
 from ota.models.notices import Kind, new_secret

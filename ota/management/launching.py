@@ -7,9 +7,10 @@ from django.core.management.base import CommandParser
 from rich.console import RenderableType
 from rich.table import Table
 
-from fleet.terminal import firmware_version, refuse_unknown, table
+from console.terminal import refuse_unknown, table
 from ota import needs
 from ota.management.policy import add_policy, add_times, chosen
+from ota.management.versions import firmware_version
 from ota.models import Rollout
 from ota.rollouts import FIELDS
 

@@ -3,7 +3,7 @@
 from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
 
-from fleet.terminal import visible, wrong_call
+from console.terminal import visible, wrong_call
 from ota.models.rollouts import FROM_THE_TERMINAL
 
 UPGRADE = "ota.upgrade_devices"

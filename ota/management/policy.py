@@ -11,7 +11,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from fleet.terminal import visible, wrong_call
+from console.terminal import visible, wrong_call
 from ota.models import Policy
 from ota.rollouts import FIELDS, InvalidPolicy
 

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fleet.counts import count
-from fleet.terminal import table, visible, wrong_call
+from console.counts import count
+from console.terminal import table, visible, wrong_call
 from ota import rollouts, status
 from ota.models import Rollout
 from ota.states import IN_FLIGHT, TERMINAL

@@ -9,9 +9,9 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models.functions import Concat, Left
 
+from database import bulk
 from fleet import versions
 from fleet.models import Device, Organization
-from mqtt_bridge import bulk
 from ota import errors, states
 from ota.models.packages import FirmwarePackage
 from ota.models.rollouts import Rollout, Wave

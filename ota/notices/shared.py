@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from django.db.models import Count
 
-from fleet.counts import count
+from console.counts import count
 from fleet.models import Organization
 from ota.models import News, UpgradeTask
 from ota.models.notices import Kind

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Exists, OuterRef
 
-from mqtt_bridge import bulk
+from database import bulk
 from ota import errors
 from ota.errors import Remedy
 from ota.models import (

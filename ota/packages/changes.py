@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
 
-from fleet.counts import count
+from console.counts import count
 from fleet.models import DeviceModel
 from ota import live, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask

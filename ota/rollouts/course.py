@@ -14,8 +14,8 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 
-from fleet.counts import count
-from mqtt_bridge import bulk
+from console.counts import count
+from database import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.models.upgrades import UpgradeTaskQuerySet

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 
-from fleet.counts import count
+from console.counts import count
 from fleet.models import Device, DeviceModel
 from ota import live, needs
 from ota.models import (

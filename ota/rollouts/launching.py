@@ -10,10 +10,10 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
 
+from console.counts import count
+from database import bulk
 from fleet import versions
-from fleet.counts import count
 from fleet.models import Device
-from mqtt_bridge import bulk
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.models.upgrades import new_bid
 from ota.needs import Reason

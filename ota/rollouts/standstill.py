@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Max
 
-from fleet.counts import count
+from console.counts import count
 from mqtt_bridge.models import BridgeSession
 from ota.models import Rollout, RolloutEvent, UpgradeTask
 from ota.rollouts import course

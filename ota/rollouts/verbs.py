@@ -11,9 +11,9 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 
-from fleet.counts import count
+from console.counts import count
+from database import bulk
 from fleet.models import Site
-from mqtt_bridge import bulk
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import course

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import transaction
 
-from mqtt_bridge import bulk
+from database import bulk
 from ota import states
 from ota.models import FoldedReports, TaskEvent
 

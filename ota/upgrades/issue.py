@@ -15,8 +15,9 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from database import bulk
 from fleet.models import Device
-from mqtt_bridge import bulk, envelope, metrics, publisher, topics
+from mqtt_bridge import envelope, metrics, publisher, topics
 from mqtt_bridge.client import Outcome
 from mqtt_bridge.errors import BrokerUnavailable
 from ota import delivery, live, messages

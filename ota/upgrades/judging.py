@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db.models import QuerySet
 
+from database import bulk
 from fleet import versions
 from fleet.models import Device
-from mqtt_bridge import bulk
 from mqtt_bridge.pipeline import is_outage
 from ota import live, needs
 from ota.models import FirmwarePackage, Rollout, UpgradeTarget, UpgradeTask

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 
-from mqtt_bridge import bulk
+from database import bulk
 from mqtt_bridge.envelope import Message
 from ota import errors
 from ota.messages import Report

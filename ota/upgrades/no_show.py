@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
-from mqtt_bridge import bulk
+from database import bulk
 from ota import downloads, live
 from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus

@@ -4,8 +4,8 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from database import bulk
 from fleet.models import Device
-from mqtt_bridge import bulk
 from ota import live
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.models.upgrades import UpgradeTaskQuerySet

@@ -4,7 +4,8 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from mqtt_bridge import bulk, metrics
+from database import bulk
+from mqtt_bridge import metrics
 from mqtt_bridge.envelope import Message
 from ota import errors, live
 from ota.messages import Report

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from mqtt_bridge import bulk, metrics
+from database import bulk
+from mqtt_bridge import metrics
 from mqtt_bridge.envelope import Message, is_overtaken
 from ota import errors, live, states
 from ota.messages import Report

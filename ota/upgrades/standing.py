@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
-from mqtt_bridge.among import Question
+from database.among import Question
 from mqtt_bridge.envelope import Message
 from ota import states
 from ota.messages import Report

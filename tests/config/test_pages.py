@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from fleet.labels import ago
+from console.labels import ago
 from fleet.models import Device
 from tests.make import NEW, OLD, make_dock, make_rollout, make_task
 from tests.people import log_in, text

@@ -5,7 +5,6 @@ import os
 import pytest
 
 from fleet.models import Device, Organization
-from fleet.terminal import visible
 from tests.calls import Run, refusal
 from tests.make import make_aircraft, make_dock, make_organization
 
@@ -88,10 +87,6 @@ def test_all_unknown_serial_numbers_are_named_and_nothing_is_adopted() -> None:
 def test_an_unknown_organization_is_a_wrong_call() -> None:
     code, message = refusal("adopt_devices", "--organization", "nobody", "--sn", make_dock().sn)
     assert (code, message) == (2, "Unknown organization: nobody")
-
-
-def test_what_would_steer_a_terminal_is_not_printed() -> None:
-    assert visible("a\x1b[31mb\u202ec") == "a�[31mb�c"
 
 
 def test_markup_in_names_is_printed_as_it_is(run: Run) -> None:

@@ -11,9 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+from database import bulk
 from demo import ports
 from fleet.models import Device, DeviceModel, Organization, Site
-from mqtt_bridge import bulk
 from ota import tasks
 from ota.models import UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus

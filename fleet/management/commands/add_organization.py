@@ -5,8 +5,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandParser
 
+from console.terminal import AnsweringCommand, table, wrong_call
 from fleet.models import Organization
-from fleet.terminal import AnsweringCommand, table, wrong_call
 
 
 class Command(AnsweringCommand):

@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from console.terminal import AnsweringCommand, not_as_asked, refuse_unknown, table
 from fleet import binding
 from fleet.models import Device, Organization
-from fleet.terminal import AnsweringCommand, not_as_asked, refuse_unknown, table
 
 
 class Command(AnsweringCommand):

@@ -8,8 +8,8 @@ from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from rich.console import RenderableType
 
-from fleet.counts import count
-from fleet.terminal import AnsweringCommand, not_as_asked, table, wrong_call
+from console.counts import count
+from console.terminal import AnsweringCommand, not_as_asked, table, wrong_call
 from ota import storage, uploads
 from ota.models import FirmwarePackage, Upload
 from ota.storage import FileMissing, Listed, StorageAway

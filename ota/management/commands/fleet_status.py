@@ -6,8 +6,8 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 from rich.table import Table
 
+from console.terminal import AnsweringCommand, refuse_unknown, table
 from fleet.models import Device
-from fleet.terminal import AnsweringCommand, refuse_unknown, table
 from ota import needs, status
 
 

@@ -18,18 +18,18 @@ from django.core.management.base import CommandParser
 from django.db import DatabaseError, InterfaceError
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from fleet import versions
-from fleet.models import DeviceModel
-from fleet.terminal import (
+from console.terminal import (
     AnsweringCommand,
-    firmware_version,
     not_as_asked,
     refuse_unknown,
     table,
     visible,
     wrong_call,
 )
+from fleet import versions
+from fleet.models import DeviceModel
 from ota import packages, status, storage
+from ota.management.versions import firmware_version
 from ota.packages import PackageRefused
 from ota.storage import StorageAway
 

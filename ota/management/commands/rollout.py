@@ -11,8 +11,8 @@ from django.db.models import Q
 from django.utils import timezone
 from rich.console import RenderableType
 
-from fleet.counts import count
-from fleet.terminal import (
+from console.counts import count
+from console.terminal import (
     AnsweringCommand,
     not_as_asked,
     refuse_unknown,

@@ -10,8 +10,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from rich.console import RenderableType
 
+from console.terminal import AnsweringCommand, not_as_asked, refuse_unknown
 from fleet.models import Device, DeviceModel
-from fleet.terminal import AnsweringCommand, not_as_asked, refuse_unknown
 from ota import rollouts, status
 from ota.management.launching import add_launch, chosen_options, plan_shown
 from ota.management.people import add_user, person, remark_of

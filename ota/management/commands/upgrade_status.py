@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from rich.console import RenderableType
 
-from fleet.terminal import AnsweringCommand
+from console.terminal import AnsweringCommand
 from ota import status
 from ota.management.watching import find, summary, tasks_table, title, watch, waves_table
 from ota.models import Rollout

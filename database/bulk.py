@@ -25,7 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-from mqtt_bridge import arrays
+from database import arrays
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Sequence[Any]]

@@ -15,8 +15,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
-from fleet.keys import is_key
-from mqtt_bridge.lists import CheckedChangeList
+from console.keys import is_key
+from console.lists import CheckedChangeList
 
 DEPTH = 10_000
 
@@ -28,7 +28,7 @@ class KeyPaginator(Paginator[Any]):
     Behind the last page comes the last page: rows may have gone since the link was made.
     """
 
-    template_name = "admin/fleet/paging.html"
+    template_name = "console/paging.html"
     is_cut = False
     object_list: QuerySet[Any]
 

@@ -6,8 +6,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from database.among import Question
 from fleet.models import Device
-from mqtt_bridge.among import Question
 from tests.make import make_aircraft, make_dock
 
 pytestmark = pytest.mark.django_db

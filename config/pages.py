@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.admin.apps import SimpleAdminConfig
 
 
-class Console(SimpleAdminConfig):
+class Pages(SimpleAdminConfig):
     """Registers the pages where paths are asked for (``config.urls``), and for who checks them."""
 
     def ready(self) -> None:

@@ -1,6 +1,5 @@
 """How commands answer: aligned tables for people, one JSON document for scripts, exit codes for both."""
 
-import argparse
 import io
 import json
 import os
@@ -15,8 +14,6 @@ from django.db import DatabaseError, InterfaceError
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
-
-from fleet import versions
 
 NOT_AS_ASKED = 1
 WRONG_CALL = 2
@@ -137,14 +134,6 @@ def refuse_unknown(what: str, named: Iterable[str], known: Iterable[str]) -> Non
     if unknown := sorted(set(named) - set(known)):
         shown = [visible(each) or "''" for each in unknown]
         wrong_call(f"Unknown {what}: {', '.join(shown)}")
-
-
-def firmware_version(text: str) -> str:
-    """The type of an argument that is a firmware version, in canonical form; empty stays empty."""
-    try:
-        return versions.canonical(text) if text else ""
-    except versions.InvalidVersion as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

@@ -9,9 +9,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from fleet import paging
+from console import paging
+from console.paging import BoundedPaginator, KeyPaginator
 from fleet.models import Device
-from fleet.paging import BoundedPaginator, KeyPaginator
 from ota.admin.upgrades import UpgradeTaskAdmin
 from tests.make import make_dock, make_rollout, make_task
 from tests.people import context, log_in, text

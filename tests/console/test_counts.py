@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.counts import count
+from console.counts import count
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 from django.db.models import Model
 from django.http import HttpRequest
 
-from fleet.keys import is_key
-from mqtt_bridge.lists import ListAdmin
+from console.keys import is_key
+from console.lists import ListAdmin
 
 M = TypeVar("M", bound=Model)
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from mqtt_bridge import bulk
+from database import bulk
 from ota.models import TaskEvent
 from tests.make import make_task
 

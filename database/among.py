@@ -13,7 +13,7 @@ from django.core.exceptions import EmptyResultSet
 from django.db import connection, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from mqtt_bridge import arrays
+from database import arrays
 
 _Sql = tuple[str, tuple[str | int, ...]]
 

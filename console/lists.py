@@ -73,3 +73,26 @@ class ListAdmin(ModelAdmin[M]):
         except ValidationError:
             return False
         return True
+
+
+class ReadOnlyAdmin(ListAdmin[M]):
+    """Rows that only the machinery writes."""
+
+    actions = None
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Nobody changes these, so there is no history."""
+        context["show_history"] = False
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -1,0 +1,7 @@
+"""Lets Django find the templates."""
+
+from django.apps import AppConfig
+
+
+class ConsoleConfig(AppConfig):
+    name = "console"
