@@ -200,9 +200,13 @@ class Processes:
         command = commands.web(self.web_port)
         return self.start("web", command, _healthy(self.web_port), environment, wait=wait)
 
-    def firmware(self, *, wait: bool = True, **environment: str) -> Running:
+    def firmware(
+        self, *, wait: bool = True, logs_requests: bool = False, **environment: str
+    ) -> Running:
         """The firmware server, at ``http://127.0.0.1:<firmware_port>``."""
         command = commands.firmware(self.firmware_port)
+        if logs_requests:
+            command.remove("--no-access-log")
         return self.start("firmware", command, _healthy(self.firmware_port), environment, wait=wait)
 
     def simulator(

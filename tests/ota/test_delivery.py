@@ -257,7 +257,9 @@ def test_the_server_as_it_is_started_hands_out_a_part(running: Running) -> None:
 
 
 @pytest.mark.services
-def test_links_are_not_logged(running: Running) -> None:
+def test_links_are_not_logged(processes: Processes) -> None:
+    """Not even by a server that was asked to log requests."""
+    running = processes.firmware(logs_requests=True)
     address = address_of(CONTENT)
     httpx.get(address)
     running.wait_for_line("GET /firmware/***/")
