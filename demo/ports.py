@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 HOST = "127.0.0.1"
+# The last one that browsers refuse to open (Fetch standard, "bad port").
+REFUSED = 10_080
 # Above what is reserved and below what systems hand to outgoing connections (Linux: from 32768):
 # between the choice and the start of its server nobody gets such a port by chance.
-OURS = range(10_000, 32_768)
+OURS = range(REFUSED + 1, 32_768)
 
 
 def console(text: str) -> int | None:

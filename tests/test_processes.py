@@ -5,7 +5,7 @@ import pytest
 import redis
 from django.db import connection
 
-from demo import checks
+from demo import checks, ports
 from tests.processes import Processes, group_members
 from tests.servers import Server
 
@@ -53,3 +53,8 @@ def test_a_killed_process_leaves_no_child(processes: Processes) -> None:
 
 def test_beat_ends_when_it_is_asked_to(processes: Processes) -> None:
     assert processes.beat().terminate() == 0
+
+
+def test_no_server_gets_a_port_that_browsers_refuse_to_open() -> None:
+    """Of those in the Fetch standard's list 10080 is the largest."""
+    assert 10_080 not in ports.OURS
