@@ -137,6 +137,7 @@ CHANNEL_LAYERS = {
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_CONSUMER = "config.worker:Consumer"
 CELERY_TASK_IGNORE_RESULT = True
 # The database is the queue: a chunk that a killed worker took is planned again by the clock,
 # so nothing is gained by holding tasks back or by handing them out early.
