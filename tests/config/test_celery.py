@@ -46,6 +46,8 @@ def test_a_worker_that_holds_messages_when_redis_goes_away_does_not_end(
     vars(consumer).update(app=app, connection=connection, **slots)
     consumer.on_connection_error_after_connected(ConnectionError("Redis went away"))
     assert consumer.connection is None
+    for channel in channels:
+        channel.qos._on_collect.cancel()  # else they are tried once more when the tests end
 
 
 def test_workers_have_that_consumer() -> None:
