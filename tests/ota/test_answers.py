@@ -63,8 +63,9 @@ def test_whatever_keeps_the_workers_from_being_woken_is_one_line(
     environment["REDIS_URL"] = "rediss://127.0.0.1:1/0?ssl_cert_reqs=nonsense"
     done = call(environment, "rollout", str(rollout.pk), "resume", "--json")
     assert (done.returncode, json.loads(done.stdout)["changed"]) == (0, True)
-    assert len(done.stderr.splitlines()) == 1
-    assert "so it takes effect later" in done.stderr
+    # The thread that tells the pages may have said so too before the command ended.
+    (line,) = [line for line in done.stderr.splitlines() if " ota.live:" not in line]
+    assert "so it takes effect later" in line
 
 
 # Standard output
