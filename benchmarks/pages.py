@@ -23,6 +23,7 @@ from benchmarks import filling, ground, results
 from benchmarks.filling import Amounts
 from benchmarks.results import Result, Size
 from fleet.models import Device, Organization, Site
+from ota.admin import clones
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
 from ota.needs import Need
 from ota.rows import FILTERS
@@ -203,6 +204,8 @@ def _of_rollouts() -> Iterator[tuple[str, str]]:
     page = reverse("admin:ota_rollout_change", args=[rollout.pk])
     for key, found in FILTERS.items():
         yield f"rollout, {found.label.lower()}", f"{page}?{urlencode({'status': key})}"
+    rest = {"query": urlencode({clones.REST_OF: rollout.pk})}
+    yield "preview of a clone", f"{reverse('admin:fleet_device_upgrade')}?{urlencode(rest)}"
     tasks = rollout.tasks.count()
     yield "rollout, middle page", f"{page}?page={max(1, tasks // PAGE // 2)}"
     yield "rollout, last page", f"{page}?page={max(1, tasks // PAGE)}"
