@@ -66,14 +66,19 @@ class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
     def heard(self, now: dt.datetime) -> Heard | None:
         """Since when and until when we know what the docks say; None while we do not hear it all.
 
-        Bridges that share a group hear all of it together, so the one that came last counts.
+        Bridges that share a group hear all of it together, so the one that came last counts, and the
+        one that was seen the longest ago: whether a bridge has died since nobody knows yet.
         """
         if self.away(now).exists():
             return None
-        since = models.Max if settings.MQTT_SHARED_GROUP else models.Min
-        ends = {"since": since("connected_since"), "until": models.Min("behind_since")}
-        found = self.listening(now).aggregate(**ends)
-        return Heard(found["since"], found["until"] or now) if found["since"] else None
+        is_shared = bool(settings.MQTT_SHARED_GROUP)
+        since, seen = (models.Max, models.Min) if is_shared else (models.Min, models.Max)
+        found = self.listening(now).aggregate(
+            since=since("connected_since"), seen=seen("seen_at"), behind=models.Min("behind_since")
+        )
+        if found["since"] is None:
+            return None
+        return Heard(found["since"], min(now, found["seen"], found["behind"] or now))
 
     def away(self, now: dt.datetime) -> "BridgeSessionQuerySet":
         """Of bridges that share a group those that do not listen: part of what docks say waits for them.

@@ -143,6 +143,33 @@ def test_while_the_bridge_is_behind_nothing_ends_that_a_waiting_message_could_pr
     assert status(task) == TaskStatus.TIMEOUT
 
 
+def test_what_a_bridge_that_may_have_died_did_not_hear_ends_nothing(
+    after: Callable[[float], None],
+) -> None:
+    task = make_task(status=TaskStatus.VERIFYING, status_at=timezone.now())
+    at_limit = timezone.now() + dt.timedelta(minutes=15)
+    BridgeSession.objects.update(seen_at=at_limit - dt.timedelta(seconds=5))
+    limits.enforce(at_limit + dt.timedelta(seconds=5))
+    assert status(task) == TaskStatus.VERIFYING
+    after(15 * 60 + 1)
+    assert status(task) == TaskStatus.TIMEOUT
+
+
+def test_of_bridges_that_share_a_fleet_the_one_seen_the_longest_ago_tells_until_when_it_was_heard(
+    settings: Settings,
+) -> None:
+    now = timezone.now()
+    make_listening(seen_at=now - dt.timedelta(seconds=1))
+    make_listening(seen_at=now - dt.timedelta(seconds=9))
+    heard = BridgeSession.objects.heard(now)
+    assert heard
+    assert heard.until == now - dt.timedelta(seconds=1)  # each hears all
+    settings.MQTT_SHARED_GROUP = "fleet"
+    heard = BridgeSession.objects.heard(now)
+    assert heard
+    assert heard.until == now - dt.timedelta(seconds=9)
+
+
 def test_silence_of_a_dock_that_still_upgrades_is_normal(after: Callable[[float], None]) -> None:
     dock = make_dock(mode_code=3)
     task = make_task(dock, status=TaskStatus.IN_PROGRESS, progress_seen_at=timezone.now())
