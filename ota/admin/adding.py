@@ -1,16 +1,13 @@
 """The page that adds a package: its bytes come in while the rest is filled in."""
 
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from kombu.exceptions import OperationalError
 
-from ota import packages, storage, tasks
+from ota import packages, storage
 from ota.admin import uploads
 from ota.forms import PackageForm
 from ota.models import FirmwarePackage, Upload
@@ -20,8 +17,6 @@ from ota.uploads import PIECE
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin
-
-logger = logging.getLogger(__name__)
 
 
 class Shown(NamedTuple):
@@ -76,19 +71,13 @@ def _add(
         return None
     if is_new:
         model_admin.log_addition(request, package, "Added.")
-        transaction.on_commit(_start_check)
-        model_admin.message_user(request, f"{package} was added. Its bytes are being checked.")
+        model_admin.message_user(
+            request, f"{package} was added. Its bytes are checked in a moment."
+        )
     else:
         words = f"{package} is in the library already, with the same bytes."
         model_admin.message_user(request, words, "INFO")
     return package
-
-
-def _start_check() -> None:
-    try:
-        tasks.check_packages.delay()
-    except OperationalError:
-        logger.warning("Redis is away: the new package is checked by the clock, once it is back.")
 
 
 def _shown(upload: Upload) -> Shown:

@@ -166,6 +166,13 @@ def test_arguments_that_make_no_sense_are_refused(arguments: list[str]) -> None:
         call_command("start_upgrade", *arguments)
 
 
+def test_how_long_to_wait_is_a_wrong_call_where_nobody_waits() -> None:
+    make_dock()
+    message = "--timeout says how long to wait at most: give --wait too."
+    assert refusal("start_upgrade", "--all", "--timeout", "5") == (2, message)
+    assert not Rollout.objects.exists()
+
+
 @pytest.mark.usefixtures("library", "redis_server")
 def test_waiting_ends_when_the_time_is_over(run: Run) -> None:
     dock = make_dock()

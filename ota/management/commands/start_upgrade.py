@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from rich.console import RenderableType
 
-from console.terminal import AnsweringCommand, not_as_asked, refuse_unknown
+from console.terminal import AnsweringCommand, not_as_asked, refuse_unknown, wrong_call
 from fleet.models import Device, DeviceModel
 from ota import rollouts, status
 from ota.management.launching import add_launch, chosen_options, plan_shown
@@ -39,6 +39,8 @@ class Command(AnsweringCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["timeout"] is not None and not options["wait"]:
+            wrong_call("--timeout says how long to wait at most: give --wait too.")
         user = person(options["user"])
         devices = _devices(options)
         chosen = Options(**chosen_options(options), criteria=_criteria(options))
