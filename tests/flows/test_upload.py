@@ -57,6 +57,7 @@ def test_an_upload_goes_on_after_cuts_and_arrives_whole(
 ) -> None:
     processes.web()
     processes.worker()
+    processes.beat()
     with Cable(processes.web_port, cuts=[11 * MB, 29 * MB]) as cable:
         enter(page, cable.url, administrator)
         choose(page, cable.url, zip_40)
@@ -99,6 +100,7 @@ def test_bytes_go_straight_to_the_bucket_and_go_on_in_a_new_page(
         processes.environment["STORAGE_URL"] = f"s3://fleet/library?endpoint={cable.url}"
         processes.web()
         processes.worker()
+        processes.beat()
         enter(page, processes.web_url, administrator)
         choose(page, processes.web_url, zip_40)
         percent_reaches(page, 45)
