@@ -73,6 +73,9 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"warnings": warnings.found(now), "tiles": [], "attention": []}
     if request.user.has_perm("ota.view_firmwarepackage"):
         found["warnings"] += warnings.of_library(now)
+    if request.user.has_perm("ota.view_rollout"):
+        found["warnings"] += warnings.of_rollouts()
+        found["rollouts"] = _rollouts()
     if request.user.has_perm("fleet.view_device"):
         found |= _fleet(request)
     if request.user.has_perm("ota.view_upgradetask"):
@@ -208,7 +211,6 @@ def _upgrades(now: dt.datetime) -> dict[str, Any]:
     return {
         "running": [_shown(task) for task in running.order_by("-status_at")[:LISTED]],
         "failed": [_shown(task) for task in failed.order_by("-finished_at")[:LISTED]],
-        "rollouts": _rollouts(),
         "failures": {one: counts.get(one, 0) for one in states.UNSUCCESSFUL},
         "task_tiles": [
             Tile("upgrading", in_flight, _tasks(states.IN_FLIGHT), "info"),

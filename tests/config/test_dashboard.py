@@ -355,6 +355,24 @@ def test_a_rollout_that_the_system_paused_is_told_and_one_of_people_is_not(viewe
     assert "South" not in told
 
 
+@pytest.mark.parametrize(("permission", "is_told"), [
+    ("view_rollout", True), ("view_firmwarepackage", False), ("view_upgradetask", False),
+])  # fmt: skip
+def test_a_rollout_and_why_it_is_paused_are_told_only_to_those_who_may_see_rollouts(
+    permission: str, is_told: bool
+) -> None:
+    make_task(rollout=(rollout := make_rollout(name="North")))
+    stop(rollout)
+    client = staff(permission)
+    assert ("Rollout North is paused" in warnings_of(client)) is is_told
+    assert ("<span>North" in text(client.get(PAGE))) is is_told
+
+
+def test_who_may_see_rollouts_alone_is_not_told_to_lack_a_permission() -> None:
+    make_dock(organization=make_organization())
+    assert "lacks the permission" not in text(staff("view_rollout").get(PAGE))
+
+
 def test_a_package_that_nobody_checks_is_told(viewer: Client) -> None:
     package = make_package(state="checking")
     event = PackageEvent.objects.create(package=package, at=timezone.now(), text="added")
@@ -372,7 +390,8 @@ def test_many_warnings_of_one_kind_are_shortened_and_cost_no_more(
             make_damaged()
             stop(make_rollout())
         with django_assert_num_queries(3):
-            counts.append(len(warnings.of_library(timezone.now())))
+            found = warnings.of_library(timezone.now()) + warnings.of_rollouts()
+        counts.append(len(found))
     assert counts == [2, 8]
 
 
