@@ -34,7 +34,7 @@ class Part(NamedTuple):
     colour: str
     devices: int
     share: float
-    url: str
+    url: str  # empty where no list shows just these devices
 
 
 class ModelRow(NamedTuple):
@@ -165,8 +165,7 @@ def _version_parts(model_id: int | None, among: list[Combination]) -> list[Part]
         for number in ordered[:SEGMENTS]
     ]
     if rest := sum(counts[number] for number in ordered[SEGMENTS:]):
-        url = _devices(**_of_model(model_id))
-        parts.append(Part("older", "", rest, _share(rest, total), url))
+        parts.append(Part("older", "", rest, _share(rest, total), ""))
     return parts
 
 

@@ -23,6 +23,7 @@ from tests.browser import PASSWORD
 from tests.make import (
     make_aircraft,
     make_dock,
+    make_failed,
     make_listening,
     make_organization,
     make_package,
@@ -91,6 +92,18 @@ def test_many_versions_of_a_model_end_in_one_part(viewer: Client) -> None:
         make_dock(f"10.01.000{n}")
     parts = context(viewer, PAGE)["by_model"][0].parts
     assert (len(parts), parts[-1].text, parts[-1].devices) == (7, "older", 3)
+
+
+def test_the_part_of_many_versions_leads_nowhere_for_no_list_shows_just_these(
+    viewer: Client,
+) -> None:
+    for n in range(9):
+        make_dock(f"10.01.000{n}")
+    part = context(viewer, PAGE)["by_model"][0].parts[-1]
+    shown = text(viewer.get(PAGE))
+    assert part.url == ""
+    assert 'href=""' not in shown
+    assert '<a class="fill " title="older: 3"' in shown
 
 
 def test_every_link_leads_to_a_page(viewer: Client) -> None:
@@ -457,7 +470,16 @@ def test_one_is_not_called_many(viewer: Client) -> None:
         "message not understood in the last 7 days",
         "unclaimed device",
     }
-    assert "1 of 1 dock finished" in text(viewer.get(PAGE))
+    assert "1 of 1 upgrade finished" in text(viewer.get(PAGE))
+
+
+def test_a_dock_that_is_upgraded_again_counts_as_two_upgrades_and_not_as_two_docks(
+    viewer: Client,
+) -> None:
+    rollout = make_rollout()
+    make_failed(rollout)
+    rollouts.retry(rollout, timezone.now())
+    assert "1 of 2 upgrades finished" in text(viewer.get(PAGE))
 
 
 def test_the_tiles_of_the_fleet_count_one_and_many(viewer: Client) -> None:
