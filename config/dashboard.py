@@ -34,7 +34,7 @@ class Part(NamedTuple):
     colour: str
     devices: int
     share: float
-    url: str
+    url: str  # empty where no list shows just these devices
 
 
 class ModelRow(NamedTuple):
@@ -73,6 +73,9 @@ def context(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"warnings": warnings.found(now), "tiles": [], "attention": []}
     if request.user.has_perm("ota.view_firmwarepackage"):
         found["warnings"] += warnings.of_library(now)
+    if request.user.has_perm("ota.view_rollout"):
+        found["warnings"] += warnings.of_rollouts()
+        found["rollouts"] = _rollouts()
     if request.user.has_perm("fleet.view_device"):
         found |= _fleet(request)
     if request.user.has_perm("ota.view_upgradetask"):
@@ -162,8 +165,7 @@ def _version_parts(model_id: int | None, among: list[Combination]) -> list[Part]
         for number in ordered[:SEGMENTS]
     ]
     if rest := sum(counts[number] for number in ordered[SEGMENTS:]):
-        url = _devices(**_of_model(model_id))
-        parts.append(Part("older", "", rest, _share(rest, total), url))
+        parts.append(Part("older", "", rest, _share(rest, total), ""))
     return parts
 
 
@@ -208,7 +210,6 @@ def _upgrades(now: dt.datetime) -> dict[str, Any]:
     return {
         "running": [_shown(task) for task in running.order_by("-status_at")[:LISTED]],
         "failed": [_shown(task) for task in failed.order_by("-finished_at")[:LISTED]],
-        "rollouts": _rollouts(),
         "failures": {one: counts.get(one, 0) for one in states.UNSUCCESSFUL},
         "task_tiles": [
             Tile("upgrading", in_flight, _tasks(states.IN_FLIGHT), "info"),

@@ -40,8 +40,25 @@ def found(now: dt.datetime) -> list[Warning]:
 
 
 def of_library(now: dt.datetime) -> list[Warning]:
-    """What is wrong with packages, and what was stopped because of it; three queries."""
-    return [*_damaged(), *_paused(), *_unread(now)]
+    """What is wrong with packages; two queries."""
+    return [*_damaged(), *_unread(now)]
+
+
+def of_rollouts() -> list[Warning]:
+    """Which rollouts the system has paused, and why; what people pause they know. One query."""
+    kinds = [RolloutEvent.Kind.PAUSED, RolloutEvent.Kind.STOPPED]
+    pauses = RolloutEvent.objects.filter(rollout=OuterRef("pk"), kind__in=kinds).order_by("-pk")
+    paused = Rollout.objects.filter(status=Rollout.Status.PAUSED).order_by("pk")
+    last = paused.annotate(last=Subquery(pauses.values("kind")[:1]))
+    by_us = last.filter(last=RolloutEvent.Kind.STOPPED)[: MOST + 1]
+    found = [
+        Warning(
+            f"Rollout {rollout} is paused: {rollout.pause_reason}",
+            "Resume it once that is put right, or cancel it.",
+        )
+        for rollout in by_us
+    ]
+    return _shortened(found, "rollouts are paused", "Look at the list of rollouts.")
 
 
 def _bridge(now: dt.datetime) -> Warning | None:
@@ -122,23 +139,6 @@ def _damaged() -> list[Warning]:
     damaged = FirmwarePackage.objects.damaged().order_by("pk")[: MOST + 1]
     found = [Warning(f"Package {p} is damaged.", p.problem) for p in damaged]
     return _shortened(found, "packages are damaged", "Look at the drafts in the list of packages.")
-
-
-def _paused() -> list[Warning]:
-    """By the system; what people pause they know."""
-    kinds = [RolloutEvent.Kind.PAUSED, RolloutEvent.Kind.STOPPED]
-    pauses = RolloutEvent.objects.filter(rollout=OuterRef("pk"), kind__in=kinds).order_by("-pk")
-    paused = Rollout.objects.filter(status=Rollout.Status.PAUSED).order_by("pk")
-    last = paused.annotate(last=Subquery(pauses.values("kind")[:1]))
-    by_us = last.filter(last=RolloutEvent.Kind.STOPPED)[: MOST + 1]
-    found = [
-        Warning(
-            f"Rollout {rollout} is paused: {rollout.pause_reason}",
-            "Resume it once that is put right, or cancel it.",
-        )
-        for rollout in by_us
-    ]
-    return _shortened(found, "rollouts are paused", "Look at the list of rollouts.")
 
 
 def _shortened(found: list[Warning], what: str, remedy: str) -> list[Warning]:

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F
+from django.db.models import F, Q
 
 from fleet import claims
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
@@ -96,9 +96,14 @@ def bind(message: Message[BindRequest], now: dt.datetime) -> dict[str, Any]:
 
 
 def adopt(devices: DeviceQuerySet, organization: Organization, now: dt.datetime) -> list[Device]:
-    """Claims unclaimed devices, docks with their aircraft; returns those that were claimed."""
+    """Claims unclaimed devices, docks with their aircraft; returns those that were claimed.
+
+    A dock that belongs to the organization already brings what is unclaimed behind it, one of another
+    organization nothing.
+    """
     chosen = set(devices.filter(organization=None).values_list("pk", flat=True))
-    claimed = list(devices.with_aircraft().filter(organization=None))
+    ours = devices.filter(Q(organization=None) | Q(organization=organization))
+    claimed = list(ours.with_aircraft().filter(organization=None))
     keys = {device.pk for device in claimed}
     unclaimed = Device.objects.filter(organization=None)
     values = {"organization": organization, "changed_at": now}

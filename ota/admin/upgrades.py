@@ -180,14 +180,26 @@ class UpgradeTaskAdmin(ListAdmin[UpgradeTask]):
             raise PermissionDenied
         task = get_object_or_404(UpgradeTask, pk=pk)
         if rollouts.cancel_tasks([pk], timezone.now(), request.user):  # type: ignore[arg-type]
-            self.log_change(request, task, "Canceled while it waited.")
-            self.message_user(request, "Canceled.", messages.SUCCESS)
+            task.refresh_from_db(fields=["status"])
+            said = f"Called off while it waited: {task.get_status_display()}."
+            self.log_change(request, task, said)
+            self.message_user(request, _called_off(task), messages.SUCCESS)
         else:
             text = (
                 "Not canceled: it does not wait any more, and a running upgrade cannot be stopped."
             )
             self.message_user(request, text, messages.WARNING)
         return redirect("admin:ota_upgradetask_change", pk)
+
+
+def _called_off(task: UpgradeTask) -> str:
+    """What became of it: only what was never sent is canceled."""
+    if task.status == TaskStatus.CANCELED:
+        return "Canceled."
+    return (
+        f"It is not sent again. It had been sent before, so it is “{task.get_status_display()}” now "
+        "and needs attention."
+    )
 
 
 def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:

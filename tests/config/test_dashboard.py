@@ -23,6 +23,7 @@ from tests.browser import PASSWORD
 from tests.make import (
     make_aircraft,
     make_dock,
+    make_failed,
     make_listening,
     make_organization,
     make_package,
@@ -91,6 +92,18 @@ def test_many_versions_of_a_model_end_in_one_part(viewer: Client) -> None:
         make_dock(f"10.01.000{n}")
     parts = context(viewer, PAGE)["by_model"][0].parts
     assert (len(parts), parts[-1].text, parts[-1].devices) == (7, "older", 3)
+
+
+def test_the_part_of_many_versions_leads_nowhere_for_no_list_shows_just_these(
+    viewer: Client,
+) -> None:
+    for n in range(9):
+        make_dock(f"10.01.000{n}")
+    part = context(viewer, PAGE)["by_model"][0].parts[-1]
+    shown = text(viewer.get(PAGE))
+    assert part.url == ""
+    assert 'href=""' not in shown
+    assert '<a class="fill " title="older: 3"' in shown
 
 
 def test_every_link_leads_to_a_page(viewer: Client) -> None:
@@ -355,6 +368,24 @@ def test_a_rollout_that_the_system_paused_is_told_and_one_of_people_is_not(viewe
     assert "South" not in told
 
 
+@pytest.mark.parametrize(("permission", "is_told"), [
+    ("view_rollout", True), ("view_firmwarepackage", False), ("view_upgradetask", False),
+])  # fmt: skip
+def test_a_rollout_and_why_it_is_paused_are_told_only_to_those_who_may_see_rollouts(
+    permission: str, is_told: bool
+) -> None:
+    make_task(rollout=(rollout := make_rollout(name="North")))
+    stop(rollout)
+    client = staff(permission)
+    assert ("Rollout North is paused" in warnings_of(client)) is is_told
+    assert ("<span>North" in text(client.get(PAGE))) is is_told
+
+
+def test_who_may_see_rollouts_alone_is_not_told_to_lack_a_permission() -> None:
+    make_dock(organization=make_organization())
+    assert "lacks the permission" not in text(staff("view_rollout").get(PAGE))
+
+
 def test_a_package_that_nobody_checks_is_told(viewer: Client) -> None:
     package = make_package(state="checking")
     event = PackageEvent.objects.create(package=package, at=timezone.now(), text="added")
@@ -372,7 +403,8 @@ def test_many_warnings_of_one_kind_are_shortened_and_cost_no_more(
             make_damaged()
             stop(make_rollout())
         with django_assert_num_queries(3):
-            counts.append(len(warnings.of_library(timezone.now())))
+            found = warnings.of_library(timezone.now()) + warnings.of_rollouts()
+        counts.append(len(found))
     assert counts == [2, 8]
 
 
@@ -438,7 +470,16 @@ def test_one_is_not_called_many(viewer: Client) -> None:
         "message not understood in the last 7 days",
         "unclaimed device",
     }
-    assert "1 of 1 dock finished" in text(viewer.get(PAGE))
+    assert "1 of 1 upgrade finished" in text(viewer.get(PAGE))
+
+
+def test_a_dock_that_is_upgraded_again_counts_as_two_upgrades_and_not_as_two_docks(
+    viewer: Client,
+) -> None:
+    rollout = make_rollout()
+    make_failed(rollout)
+    rollouts.retry(rollout, timezone.now())
+    assert "1 of 2 upgrades finished" in text(viewer.get(PAGE))
 
 
 def test_the_tiles_of_the_fleet_count_one_and_many(viewer: Client) -> None:

@@ -305,6 +305,15 @@ def test_adopting_takes_nothing_from_another_organization() -> None:
     assert Device.objects.get().organization == dock.organization
 
 
+def test_a_dock_of_another_organization_brings_nothing() -> None:
+    owner = make_organization()
+    dock = make_dock(organization=owner)
+    aircraft = make_aircraft(dock, organization=None)
+    chosen = Device.objects.filter(pk=dock.pk)
+    assert binding.adopt(chosen, make_organization(), timezone.now()) == []
+    assert binding.adopt(chosen, owner, timezone.now()) == [aircraft]
+
+
 def test_an_endless_list_of_devices_is_answered_and_not_looked_up() -> None:
     devices = [{"sn": f"D{number}"} for number in range(5000)]
     data = ask("DOCK1", "airport_bind_status", {"devices": devices})

@@ -66,6 +66,19 @@ def test_a_database_that_knows_no_package_removes_none(run: Run) -> None:
     assert left.exists()
 
 
+def test_a_database_that_knows_no_package_keeps_its_expired_uploads_too(
+    run: Run, settings: Settings
+) -> None:
+    write("firmware/left.zip")
+    path = write("firmware/up.zip")
+    upload = make_upload(offset=10)
+    before = timezone.now() - dt.timedelta(days=settings.UPLOAD_DAYS + 1)
+    Upload.objects.update(changed_at=before)
+    assert refusal("clean_library")[0] == 2
+    assert path.exists()
+    assert Upload.objects.get() == upload
+
+
 def test_a_dry_run_removes_nothing(run: Run) -> None:
     left = write("firmware/left.zip")
     told = run.answer("clean_library", "--dry-run")

@@ -168,6 +168,14 @@ def test_what_is_no_zip_on_standard_input_leaves_nothing_behind(
     assert not list((media / "firmware").iterdir())
 
 
+def test_a_standard_input_that_is_closed_is_an_empty_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it after <&-
+    (told,) = run.answer("import_firmware", "-", *MODEL, code=1)
+    assert told["error"].startswith("Nothing came from standard input.")
+
+
 def test_a_name_that_is_not_safe_is_refused(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

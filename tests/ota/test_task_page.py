@@ -1,12 +1,14 @@
 """The console's list of upgrade tasks, and a task's page with its history."""
 
 import datetime as dt
+import html
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.apps import apps
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -163,6 +165,17 @@ def test_who_may_upgrade_cancels_a_task_that_waits(operator: Client) -> None:
     assert "it cannot be stopped" in page(operator, task).content.decode()
     assert "Canceled." in cancel(operator, task).content.decode()
     assert UpgradeTask.objects.get(pk=task.pk).status == TaskStatus.CANCELED
+
+
+@pytest.mark.parametrize(("result", "status"), [(None, "Timed out"), (312002, "Failed")])
+def test_who_cancels_what_went_out_before_is_told_how_it_ended(
+    operator: Client, result: int | None, status: str
+) -> None:
+    task = make_task(attempt=1, result=result)
+    shown = html.unescape(cancel(operator, task).content.decode())
+    assert f"It is not sent again. It had been sent before, so it is “{status}” now" in shown
+    assert "Canceled." not in shown
+    assert LogEntry.objects.get().change_message == f"Called off while it waited: {status}."
 
 
 def test_a_task_that_was_sent_is_not_canceled(operator: Client) -> None:

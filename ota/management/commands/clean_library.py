@@ -54,17 +54,15 @@ def _refuse_all(removed: list[Listed]) -> None:
 def _clean(now: dt.datetime, *, is_dry: bool) -> Document:
     idle = [upload for upload in Upload.objects.all() if uploads.expires_at(upload) < now]
     expired = [Listed(upload.key, upload.offset, upload.changed_at) for upload in idle]
-    if not is_dry:
-        uploads.expire(now)
     packages = FirmwarePackage.objects.filter(purged_at=None).exclude(file="")
-    if not packages.exists() and storage.is_folder() and not storage.path(storage.FOLDER).exists():
-        return _document(expired, [], is_dry=is_dry)
-    found = list(storage.listing())
+    is_there = not storage.is_folder() or storage.path(storage.FOLDER).exists()
+    found = list(storage.listing()) if is_there or packages.exists() else []
     removed = [file for file in found if _is_left_over(file, now)]
     if not is_dry:
         _refuse_all(removed)
         for file in removed:
             storage.remove(file.name)
+        uploads.expire(now)
     listed = {file.name for file in found}
     return _document(
         expired + removed, [p for p in packages if _is_missing(p, listed)], is_dry=is_dry

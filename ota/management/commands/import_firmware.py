@@ -105,7 +105,7 @@ def _refuse_senseless(options: dict[str, Any]) -> None:
         wrong_call("Standard input (-) can be read only once.")
     if options["file_name"] and options["files"] != [STDIN]:
         wrong_call("--file-name is for standard input (-) alone; a file has its own name.")
-    if times and sys.stdin.isatty():
+    if times and sys.stdin is not None and sys.stdin.isatty():
         wrong_call("Standard input (-) is this terminal. Pipe the zip in, or name the file.")
 
 
@@ -217,7 +217,8 @@ def _spooled() -> Iterator[Path]:
     """What comes from standard input, as a file beside the packages: another disk may be small."""
     folder = storage.folder() if storage.is_folder() else None
     with NamedTemporaryFile(dir=folder, prefix="stdin-", suffix=".part") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        if sys.stdin is not None:  # None is a closed one
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.flush()
         if not file.tell():
             raise PackageRefused(
