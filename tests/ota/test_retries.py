@@ -125,6 +125,13 @@ def test_a_refusal_is_retried_like_a_failure(code: int) -> None:
     assert (task.status, task.retries, task.result) == (TaskStatus.PENDING, 1, code)
 
 
+def test_an_upgrade_that_a_dock_cancels_is_retried_like_a_failure() -> None:
+    task = running()
+    data = progress("canceled", 60, result=RETRY)
+    say(task, "events", envelope(data, "ota_progress", bid=task.bid))
+    assert (task.status, task.retries, task.result) == (TaskStatus.PENDING, 1, RETRY)
+
+
 def test_after_a_bad_package_its_bytes_are_checked_first(commands: list[Any]) -> None:
     task = running()
     fail(task, FIX)
