@@ -2,7 +2,8 @@
 
 The device's own words keep their spelling (Cloud API: ota_progress). Ours are ``pending``, before
 the command, and ``verifying``, after the device's ``ok`` or its silence and until the reported
-version proves it. ``ok`` means proven.
+version proves it. ``ok`` means proven. ``canceled`` is what was never sent; a dock that says it has
+failed.
 """
 
 import functools

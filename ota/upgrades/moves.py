@@ -9,8 +9,9 @@ from ota.models import UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import retries
 
-# The words of docks for an upgrade that has ended without success.
-ENDS = {str(status): status for status in (*states.UNSUCCESSFUL, TaskStatus.CANCELED)}
+# The words of docks for an upgrade that has ended without success. ``canceled`` is ours for what was
+# never sent and harms nobody: a dock that says so has begun.
+ENDS = {str(status): status for status in states.UNSUCCESSFUL} | {"canceled": TaskStatus.FAILED}
 
 
 class Move(NamedTuple):

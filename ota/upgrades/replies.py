@@ -81,7 +81,9 @@ def _is_of_last_attempt(message: Message[Report], task: UpgradeTask) -> bool:
     """Whether it answers the last command, or one that is no older than the last failure."""
     if not task.retries or message.tid == task.tid:
         return True
-    return task.progress_at is not None and message.at > task.progress_at
+    if task.progress_at is not None and message.at > task.progress_at:
+        return True
+    return retries.is_after_last_failure(task, message.tid)  # a refusal is no progress
 
 
 def _answer(message: Message[Report], task: UpgradeTask) -> Move | None:

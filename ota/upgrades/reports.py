@@ -81,7 +81,10 @@ _COLUMNS = (
 
 
 def _with_another(reports: Mapping[int, Reports], tasks: Mapping[int, Standing]) -> Collection[int]:
-    """The tasks of two devices whose dock goes on after a success: that may be the first one's. Rare."""
+    """The tasks of two devices whose dock goes on, or fails, after a success: that may be the first one's.
+
+    Rare.
+    """
     asked = [pk for pk, found in reports.items() if _goes_on(tasks[pk], found)]
     if not asked:
         return ()
@@ -93,11 +96,12 @@ def _with_another(reports: Mapping[int, Reports], tasks: Mapping[int, Standing])
 
 
 def _goes_on(task: Standing, found: Reports) -> bool:
-    """Whether something was told after a success that was told now or before."""
+    """Whether anything else was told after a success that was told now or before."""
     succeeded = [m.at for m in found if m.data.status == TaskStatus.OK]
     if not succeeded and not task.device_ok_at:
         return False
-    return any(not m.data.is_end and (task.device_ok_at or m.at > min(succeeded)) for m in found)
+    later = [m for m in found if task.device_ok_at or m.at > min(succeeded)]
+    return any(not _is_ok(_move(message)) for message in later)
 
 
 def _newer(
@@ -140,13 +144,23 @@ def _is_late(message: Message[Report], task: Standing, now: dt.datetime) -> bool
         return True
     word = Word(message.at, now)
     if task.device_ok_at:  # only another device can follow
-        is_end_or_same = message.data.is_end or message.at == task.progress_at
-        return is_end_or_same or is_before(word, task.last, task.start)
+        return not _may_follow(message, task) or is_before(word, task.last, task.start)
     if retries.is_echo(task.retries, task.replied_at):  # until something of it was told
         is_failure = _move(message).target in ENDS.values()
         if is_failure or is_before(word, task.last, task.start):
             return True
     return message.data.is_end and is_before(word, task.began(message.bid), task.start)
+
+
+def _may_follow(message: Message[Report], task: Standing) -> bool:
+    """Whether it can be of another device than the one that has succeeded.
+
+    A failure only if the dock names our command and said it later: others may begin as soon as it is over.
+    """
+    if not message.data.is_end:
+        return message.at != task.progress_at
+    is_later = task.progress_at is None or message.at > task.progress_at
+    return is_later and message.bid == task.bid and not _is_ok(_move(message))
 
 
 def _confirmed(message: Message[Report], task: Standing, now: dt.datetime) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import random
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db.models import F, Q
+from django.db.models import F, Q, Subquery
 
 from ota import errors
 from ota.errors import Remedy
@@ -89,6 +89,15 @@ def is_resting(task: UpgradeTask) -> bool:
 def is_waiting(task: UpgradeTask) -> bool:
     """Whether the dock has only asked to wait, so that its last command did nothing."""
     return is_resting(task) and _remedy(task.result) == Remedy.WAIT
+
+
+def is_after_last_failure(task: UpgradeTask, tid: str) -> bool:
+    """Whether a command with this ``tid`` went out after the last failure; a look-up, for rare cases."""
+    lines = task.events.filter(kind=TaskEvent.Kind.STATUS, to_status=TaskStatus.PENDING)
+    # From ``sent`` and without a result it was not sent, or not answered: that is no failure.
+    failures = lines.exclude(from_status=TaskStatus.SENT, result=None).order_by("-pk")
+    commands = task.events.filter(kind=TaskEvent.Kind.COMMAND, tid=tid)
+    return commands.filter(pk__gt=Subquery(failures.values("pk")[:1])).exists()
 
 
 def went_unanswered(task: UpgradeTask) -> bool:

@@ -1,6 +1,7 @@
 """Limits of time; the clock is moved, nobody waits."""
 
 import datetime as dt
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,12 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from fleet.models import Device
+from mqtt_bridge import pipeline, router
 from mqtt_bridge.models import BridgeSession
 from ota.models import ForeignUpgrade, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades import issue, limits, retries
-from tests.make import make_dock, make_listening, make_task
+from tests.make import envelope, make_dock, make_listening, make_task, received
 
 pytestmark = pytest.mark.django_db
 
@@ -93,6 +95,42 @@ def test_a_command_that_a_dock_never_heard_is_none_that_it_did_not_answer(
     after(32)
     assert status(task) == TaskStatus.PENDING
     assert task.unanswered == 1
+
+
+def hear(dock: Device, seconds: float) -> None:
+    """An osd that says the same as always, so many seconds from now."""
+    at = timezone.now() + dt.timedelta(seconds=seconds)
+    message = envelope({"mode_code": 0}, timestamp=int(at.timestamp() * 1000))
+    pipeline.process([received(f"thing/product/{dock.sn}/osd", message, received_at=at)])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_however_short_the_time_for_a_reply_a_dock_that_is_heard_does_not_pass_for_silent(
+    settings: Settings, after: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another bridge noted it right before the command, and the next looks come as late as they may."""
+    router.discover()
+    monkeypatch.setattr(random, "uniform", lambda _, latest: latest)
+    settings.REPLY_TIME = 5
+    dock = make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=1))
+    hear(dock, -8)
+    task = unanswered(dock=dock)
+    for seconds in range(0, 16, 2):
+        hear(dock, seconds)
+        after(seconds + 1)
+    assert (status(task), task.unanswered) == (TaskStatus.PENDING, 1)
+
+
+def test_however_short_the_time_for_a_reply_a_dock_that_is_silent_is_waited_for(
+    settings: Settings, after: Callable[[float], None]
+) -> None:
+    settings.REPLY_TIME = 5
+    task = unanswered(dock=make_dock(last_seen_at=timezone.now() - dt.timedelta(seconds=1)))
+    after(21)
+    assert status(task) == TaskStatus.SENT
+    after(23)
+    assert (status(task), task.unanswered) == (TaskStatus.PENDING, 0)
+    assert task.message == "the dock was not heard for 22 s after the command"
 
 
 def test_each_unanswered_command_is_counted_until_a_failure_is_told(

@@ -126,12 +126,26 @@ def test_an_error_while_in_progress_is_shown_and_ends_nothing() -> None:
     assert "312015" in task.message
 
 
-@pytest.mark.parametrize("status", ["failed", "rejected", "canceled", "timeout"])
-def test_each_unsuccessful_end_of_the_device_ends_the_task(status: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [(one, one) for one in ("failed", "rejected", "timeout")] + [("canceled", "failed")],
+)
+def test_each_unsuccessful_end_of_the_device_ends_the_task_and_needs_somebody(
+    said: str, status: str
+) -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS, retries=TRIED)
-    report(task, progress(status, 31, result=312016))
-    assert task.status == status
+    report(task, progress(said, 31, result=312016))
+    assert (task.status, task.needs_attention) == (status, True)
     assert task.finished_at
+
+
+def test_an_upgrade_that_its_dock_cancels_is_none_that_was_called_off_before_its_command() -> None:
+    reported, answered = (make_task(status=TaskStatus.SENT, replied_at=None) for _ in range(2))
+    report(reported, progress("canceled", 31))
+    reply(answered, 0, "canceled")
+    assert [task.status for task in (reported, answered)] == [TaskStatus.FAILED] * 2
+    assert reported.message == "the dock reports canceled"
+    assert answered.message == "the dock said canceled"
 
 
 def test_an_unknown_status_means_running_and_never_success() -> None:

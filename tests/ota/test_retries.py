@@ -125,6 +125,13 @@ def test_a_refusal_is_retried_like_a_failure(code: int) -> None:
     assert (task.status, task.retries, task.result) == (TaskStatus.PENDING, 1, code)
 
 
+def test_an_upgrade_that_a_dock_cancels_is_retried_like_a_failure() -> None:
+    task = running()
+    data = progress("canceled", 60, result=RETRY)
+    say(task, "events", envelope(data, "ota_progress", bid=task.bid))
+    assert (task.status, task.retries, task.result) == (TaskStatus.PENDING, 1, RETRY)
+
+
 def test_after_a_bad_package_its_bytes_are_checked_first(commands: list[Any]) -> None:
     task = running()
     fail(task, FIX)
@@ -232,6 +239,35 @@ def test_replies_to_the_attempt_that_failed_change_nothing() -> None:
     send_again(task)
     say(task, "services_reply", taken)
     assert (task.status, task.replied_at) == (TaskStatus.SENT, None)
+
+
+def refused_and_then_unanswered() -> tuple[UpgradeTask, str]:
+    """A third command is under way; with the ``tid`` of the second, which nobody has answered."""
+    task = make_task(status=TaskStatus.SENT, replied_at=None)
+    reply(task, WAIT)
+    send_again(task)
+    second = task.tid
+    UpgradeTask.objects.update(sent_at=timezone.now() - dt.timedelta(seconds=40))
+    limits.enforce(timezone.now())
+    send_again(task)
+    assert (task.attempt, task.retries) == (3, 1)
+    return task, second
+
+
+def test_a_late_yes_to_a_command_since_the_last_refusal_is_followed() -> None:
+    task, second = refused_and_then_unanswered()
+    reply(task, 0, second)
+    reply(task, 312014)
+    assert (task.status, task.retries) == (TaskStatus.SENT, 1)
+    assert task.replied_at
+
+
+def test_a_late_yes_to_a_command_before_the_last_refusal_does_not_take_the_next() -> None:
+    task, second = refused_and_then_unanswered()
+    reply(task, WAIT)
+    send_again(task)
+    reply(task, 0, second)
+    assert (task.status, task.retries, task.replied_at) == (TaskStatus.SENT, 2, None)
 
 
 def test_a_dock_that_goes_on_after_its_pause_is_followed() -> None:

@@ -25,14 +25,16 @@ def task() -> UpgradeTask:
     return make_task(dock, aircraft=make_aircraft(dock), status=TaskStatus.IN_PROGRESS, **times)
 
 
-def message(task: UpgradeTask, status: str, at: dt.datetime, result: int = 0) -> Read:
+def message(
+    task: UpgradeTask, status: str, at: dt.datetime, result: int = 0, bid: str = ""
+) -> Read:
     data = progress(status, 100 if status == "ok" else 20, result=result)
-    told = envelope(data, "ota_progress", bid=task.bid, timestamp=stamp(at))
+    told = envelope(data, "ota_progress", bid=bid or task.bid, timestamp=stamp(at))
     return received(f"thing/product/{task.gateway.sn}/events", told)
 
 
-def report(task: UpgradeTask, status: str, at: dt.datetime, result: int = 0) -> None:
-    pipeline.process([message(task, status, at, result)])
+def report(task: UpgradeTask, status: str, at: dt.datetime, result: int = 0, bid: str = "") -> None:
+    pipeline.process([message(task, status, at, result, bid)])
     task.refresh_from_db()
 
 
@@ -66,6 +68,38 @@ def test_a_failure_of_the_second_ends_the_attempt(task: UpgradeTask) -> None:
     assert (task.status, task.result) == (TaskStatus.FAILED, 312016)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("word", ["failed", "rejected", "canceled", "ok"])
+def test_a_failure_of_the_second_counts_although_nothing_was_told_in_between(
+    task: UpgradeTask, word: str, *, together: bool
+) -> None:
+    told = [message(task, "ok", ago(0.4)), message(task, word, ago(0.2), 312002)]
+    for batch in [told] if together else [[one] for one in told]:
+        pipeline.process(batch)
+    task.refresh_from_db()
+    assert (task.status, task.retries, task.result) == (TaskStatus.PENDING, 1, 312002)
+    assert task.device_ok_at is None
+
+
+def test_a_failure_from_before_the_success_is_late_whenever_it_comes(task: UpgradeTask) -> None:
+    report(task, "ok", ago(2))
+    for seen_at in (timezone.now(), ago(2)):
+        UpgradeTask.objects.update(progress_seen_at=seen_at)
+        report(task, "failed", ago(3), 312002)
+    report(task, "failed", task.progress_at or ago(2), 312002)
+    assert (task.status, task.retries) == (TaskStatus.VERIFYING, 0)
+    assert task.device_ok_at
+
+
+def test_the_failure_of_somebody_elses_upgrade_after_the_success_is_none_of_ours(
+    task: UpgradeTask,
+) -> None:
+    report(task, "ok", ago(2))
+    report(task, "failed", ago(1), 312002, bid="pilot-2")
+    assert (task.status, task.retries) == (TaskStatus.VERIFYING, 0)
+    assert task.device_ok_at
+
+
 def test_progress_from_before_the_success_that_comes_late_changes_nothing(
     task: UpgradeTask,
 ) -> None:
@@ -81,6 +115,7 @@ def test_where_one_device_is_upgraded_its_success_is_the_end() -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS)
     report(task, "ok", ago(0.5))
     report(task, "in_progress", ago(0.4))
+    report(task, "failed", ago(0.3), 312002)
     assert task.status == TaskStatus.VERIFYING
     assert task.device_ok_at
 
