@@ -188,6 +188,14 @@ def _every() -> dt.timedelta:
     return dt.timedelta(seconds=min(10.0, settings.OFFLINE_AFTER / 6))
 
 
+def noted_within() -> float:
+    """Seconds after which the database says of a device that is heard that it was.
+
+    It speaks every two seconds. A look right after another bridge's leaves it to the next one.
+    """
+    return 2 * _every().total_seconds() + 2
+
+
 def heard(device: Any, at: dt.datetime, now: dt.datetime) -> Changes:
     """What hearing of a device at ``at`` changes: its presence, and now and then when it was seen."""
     changes: Changes = {}

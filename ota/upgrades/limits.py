@@ -133,7 +133,7 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """
     limit = settings.REPLY_TIME
     if task.is_dock_silent:  # or was heard, which is not written down at once
-        limit = max(limit, _noted_within())
+        limit = max(limit, telemetry.noted_within())
     if not _is_over(task.sent_at, limit, heard):
         return None
     if task.gateway.mode_code == proof.UPGRADING:
@@ -151,15 +151,6 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     # Nobody knows what the dock has done with them: another one would be sent blindly.
     commands = "the command" if unanswered == 1 else f"{unanswered} commands"
     return Verdict(TaskStatus.TIMEOUT, f"no reply to {commands}", is_final=True)
-
-
-def _noted_within() -> float:
-    """Seconds after which the database says of a dock that is heard that it was.
-
-    It speaks every two seconds, and what repeats itself is looked at and noted by ``fleet.telemetry`` every
-    ten, or a sixth of the time to offline. A look right after another bridge's leaves it to the next.
-    """
-    return 2 * min(10.0, settings.OFFLINE_AFTER / 6) + 2
 
 
 def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
