@@ -150,13 +150,23 @@ class Plan(NamedTuple):
         return bool(self.policy["keeps_open"])
 
     @property
+    def joining_get(self) -> Sequence[Offer]:
+        """What joining devices get; nothing where nobody can join."""
+        return self.offers if self.stays_open else ()
+
+    @property
     def digest(self) -> str:
-        """Equal for plans that upgrade the same devices to the same versions in the same way."""
+        """Equal for plans that upgrade the same devices to the same versions in the same way.
+
+        That is also: that let others join for the same versions, and ask a second person or not.
+        """
         lines = sorted(
             f"{task.wave} {task.gateway.sn} {target.device.sn} {target.upgrade_type} {target.package.sha256}"
             for task in self.tasks
             for target in task.targets
         )
+        lines.append(f"open {self.stays_open}, approval {self.needs_approval}")
+        lines += [f"joining {offer.model.key} {offer.version}" for offer in self.joining_get]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def as_json(self) -> dict[str, Any]:
@@ -170,10 +180,9 @@ class Plan(NamedTuple):
             "needs_approval": self.needs_approval,
             "stays_open": self.stays_open,
             "joining_get": [
-                {"model_key": offer.model.key, "version": offer.version} for offer in self.offers
-            ]
-            if self.stays_open
-            else [],
+                {"model_key": offer.model.key, "version": offer.version}
+                for offer in self.joining_get
+            ],
         }
 
 

@@ -229,6 +229,19 @@ def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
     assert rollout.tasks.count() == 1
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0)])
+def test_whether_a_second_person_is_asked_is_seen_before_it_starts(before: int, after: int) -> None:
+    owner = make_dock().organization
+    assert owner
+    OrganizationPolicy.objects.create(organization=owner, approval_above=before)
+    seen = plan().digest
+    OrganizationPolicy.objects.update(approval_above=after)
+    user, now = User.objects.create_user("anna"), timezone.now()
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), Options(), now, user, seen)
+    rollouts.launch(Device.objects.all(), Options(), now, user, plan().digest)
+
+
 # Pausing
 
 
