@@ -390,11 +390,22 @@ def _names(task: PlannedTask) -> set[str]:
 
 
 def _by_site(tasks: Sequence[PlannedTask]) -> list[tuple[str, list[PlannedTask]]]:
-    found: defaultdict[str, list[PlannedTask]] = defaultdict(list)
+    found: defaultdict[Site | None, list[PlannedTask]] = defaultdict(list)
     for task in tasks:
-        found[task.gateway.site.name if task.gateway.site else ""].append(task)
+        found[task.gateway.site].append(task)
+    names = Counter(site.name for site in found if site)
+    titles = {site: _site_title(members[0].gateway, names) for site, members in found.items()}
     # Docks that stand nowhere go last.
-    return [(name or "no site", found[name]) for name in sorted(found, key=lambda n: (not n, n))]
+    ordered = sorted(found, key=lambda site: (not site, titles[site], site.pk if site else 0))
+    return [(titles[site], found[site]) for site in ordered]
+
+
+def _site_title(dock: Device, names: Mapping[str, int]) -> str:
+    """The name of a dock's site, and whose it is where several sites have that name."""
+    if dock.site is None:
+        return "no site"
+    name = dock.site.name
+    return f"{name} of {dock.organization}"[:200] if names[name] > 1 else name
 
 
 def _by_size(tasks: Sequence[PlannedTask], sizes: str) -> list[tuple[str, list[PlannedTask]]]:
