@@ -54,7 +54,8 @@ class Options(NamedTuple):
     the aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
     those fields of ``Policy`` that differ from the organization's. ``criteria``, not saved yet, are what
     the devices were chosen by; none where they were picked by hand. ``need`` leaves out devices with
-    another one; ``is_automatic`` says that nobody but the system starts it.
+    another one; ``is_automatic`` says that nobody but the system starts it. ``rest_of`` is the rollout
+    whose devices never join it: the one that it is a clone of.
     """
 
     name: str = ""
@@ -69,6 +70,7 @@ class Options(NamedTuple):
     criteria: Sequence[Criterion] = ()
     need: str = ""
     is_automatic: bool = False
+    rest_of: Rollout | None = None
 
     @property
     def target(self) -> needs.Target:
