@@ -201,7 +201,7 @@ class RolloutForm(forms.Form):
         policy = {name: chosen.pop(name) for name in FIELDS}
         if self.like and chosen["to"] == AS_IN_ORIGINAL:
             chosen |= {"to": "", "to_by_model": self.like.to_by_model}
-        return Options(**chosen, policy=policy, criteria=self.criteria)
+        return Options(**chosen, policy=policy, criteria=self.criteria, rest_of=self.original)
 
     def refuse(self, error: InvalidPolicy) -> None:
         """Puts a refusal beside the choice that it is about."""

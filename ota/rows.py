@@ -290,7 +290,7 @@ def in_words(tasks: Sequence[UpgradeTask], rollout: Rollout) -> list[Row]:
 
     Their ``gateway``, ``targets__device`` and ``downloads__package`` have been fetched.
     """
-    documents = zip(tasks, status.of_tasks(tasks), strict=True)
+    documents = zip(tasks, status.of_tasks(tasks, rollout), strict=True)
     return [_row(task, document, rollout) for task, document in documents]
 
 

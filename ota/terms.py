@@ -85,14 +85,18 @@ def _hours(rollout: Rollout) -> str:
 def _stays_open(rollout: Rollout) -> str:
     criteria = rollout.criteria.select_related("model", "organization", "site")
     offers = rollout.offers.select_related("model")
-    return joining(list(criteria), list(offers), rollout.deadline_at)
+    return joining(list(criteria), list(offers), rollout.deadline_at, rollout.rest_of)
 
 
 def joining(
-    criteria: Sequence[Criterion], offers: Sequence[Offer], deadline_at: dt.datetime | None
+    criteria: Sequence[Criterion],
+    offers: Sequence[Offer],
+    deadline_at: dt.datetime | None,
+    rest_of: Rollout | None,
 ) -> str:
     """Who joins a rollout that stays open, with which version, and until when."""
     who = _few([str(criterion) for criterion in criteria]) or "nobody any more"
+    who += f", but not those that {rest_of} has tried" if rest_of else ""
     what = _few([str(offer) for offer in offers])
     until = f"{moment(deadline_at)} or " if deadline_at else ""
     return f"for {who} ({what}), until {until}somebody closes it"

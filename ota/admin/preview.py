@@ -142,7 +142,7 @@ def _stays_open(plan: Plan, options: Options) -> str:
         return ""
     for criterion in options.criteria:
         criterion.with_aircraft = options.with_aircraft
-    return terms.joining(options.criteria, plan.offers, options.deadline_at)
+    return terms.joining(options.criteria, plan.offers, options.deadline_at, options.rest_of)
 
 
 def _notes(plan: Plan) -> list[tuple[str, SafeString]]:

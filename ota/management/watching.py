@@ -107,7 +107,7 @@ def _view(rollout: Rollout, found: dict[str, int]) -> RenderableType:
     return Group(
         Text(visible(rollout.name) + (f" {held}" if held else ""), style="bold"),
         summary(found, with_bar=True),
-        tasks_table(status.of_tasks(tasks), with_bars=True),
+        tasks_table(status.of_tasks(tasks, rollout), with_bars=True),
     )
 
 

@@ -24,6 +24,8 @@ class Rollout(Policy):
         max_length=64, blank=True, help_text="Empty: the newest available version of each model."
     )
     allow_downgrade = models.BooleanField(default=False)
+    # What that one has had stays with it, also while this one stays open.
+    rest_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+")
     is_automatic = models.BooleanField(default=False, help_text="The system has started it.")
     starts_at = models.DateTimeField(null=True, blank=True, help_text="Empty: at once.")
     deadline_at = models.DateTimeField(

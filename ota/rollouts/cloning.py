@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
@@ -12,6 +12,9 @@ from ota.models import Criterion, Rollout, UpgradeTarget
 from ota.rollouts.launching import launch
 from ota.rollouts.planning import FIELDS, Options, Plan
 from ota.states import TaskStatus
+
+# What stays with a rollout: a target unless it was canceled before it was sent.
+HAD = ~Q(task__status=TaskStatus.CANCELED, task__attempt=0)
 
 
 def rest_of(rollout: Rollout) -> QuerySet[Device]:
@@ -21,8 +24,7 @@ def rest_of(rollout: Rollout) -> QuerySet[Device]:
     left out by the plan.
     """
     models, organizations = _concerned(rollout)
-    targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
-    had = targets.exclude(task__status=TaskStatus.CANCELED, task__attempt=0)
+    had = UpgradeTarget.objects.filter(HAD, task__rollout=rollout).order_by()
     # Asked once for all: from each device to its upgrades took minutes with a million of them.
     return (
         Device.objects.filter(model__in=models, organization__in=organizations)
@@ -49,6 +51,7 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
             for model in models
             for organization in organizations
         ],
+        rest_of=rollout,
     )
     return chosen._replace(**other)
 

@@ -1,8 +1,9 @@
 """Rollouts that stay open: devices that come to match what one was started for join its last wave.
 
 They get the version that was decided at the launch: what the library gets later, nobody has approved for
-them. Each device joins a rollout once. Nobody joins whose dock has another open task, which the
-database refuses anyway, nor whose last failure nobody has looked at.
+them. Each device joins a rollout once, and a clone never if the rollout that was cloned has had it.
+Nobody joins whose dock has another open task, which the database refuses anyway, nor whose last failure
+nobody has looked at.
 """
 
 import datetime as dt
@@ -28,6 +29,7 @@ from ota.models import (
 )
 from ota.needs import Answer, Need, Situation
 from ota.rollouts import course
+from ota.rollouts.cloning import HAD
 from ota.rollouts.launching import store_tasks
 from ota.rollouts.planning import PlannedTask, planned
 
@@ -78,26 +80,42 @@ def _open(now: dt.datetime) -> QuerySet[Rollout]:
 
 
 def _matching(rollouts: Iterable[int]) -> QuerySet[Any]:
-    """Devices that match a rollout and are not in it yet, with its key as ``joins``; one for each that matches."""
+    """Devices that match a rollout and are not in it yet, with its key as ``joins``; one for each that matches.
+
+    Nor were they in the one of which it is the rest.
+    """
     devices: QuerySet[Any] = Device.objects.annotate(
         joins=F("model__offers__rollout"),
         offered=F("model__offers__number"),
         wanted=_NEED,
         may_go_back=F("model__offers__rollout__allow_downgrade"),
+        rest_of=F("model__offers__rollout__rest_of"),
         takes_commands=Case(
             When(model__kind=DeviceModel.Kind.DOCK, then=F("pk")), default=F("gateway")
         ),
     )
-    is_in = UpgradeTarget.objects.filter(device=OuterRef("pk"), task__rollout=OuterRef("joins"))
+    targets = UpgradeTarget.objects.filter(device=OuterRef("pk"))
+    is_in = targets.filter(task__rollout=OuterRef("joins"))
+    was_in = targets.filter(HAD, Exists(_of_original()))
     is_dock = Q(model__kind=DeviceModel.Kind.DOCK)
     return devices.filter(
         is_dock | Q(gateway__model__kind=DeviceModel.Kind.DOCK),
         Q(wanted__in=(Need.REGULAR, Need.CONSISTENCY)) | Q(wanted=Need.DOWNGRADE, may_go_back=True),
         Exists(_criteria()),
         ~Exists(is_in),
+        ~Exists(was_in),
         joins__in=list(rollouts),
         organization__isnull=False,
     )
+
+
+def _of_original() -> QuerySet[UpgradeTask]:
+    """The task of a target, if it is of the rollout ``rest_of``.
+
+    Not by a join: without statistics SQLite would walk through all of that rollout for each device.
+    """
+    original = OuterRef(OuterRef("rest_of"))
+    return UpgradeTask.objects.filter(pk=OuterRef("task"), rollout=original)
 
 
 _NEED = Case(

@@ -90,6 +90,7 @@ def _rollout(options: Options, planned: Plan, now: dt.datetime, user: User | Non
         status=Rollout.Status.NEEDS_APPROVAL if waits else Rollout.Status.RUNNING,
         target_version=versions.canonical(options.to) if options.to else "",
         allow_downgrade=options.allow_downgrade,
+        rest_of=options.rest_of,
         is_automatic=options.is_automatic,
         starts_at=options.starts_at,
         deadline_at=options.deadline_at,

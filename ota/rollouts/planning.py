@@ -54,7 +54,8 @@ class Options(NamedTuple):
     the aircraft of chosen docks; ``pilot`` are serial numbers that make the first wave; ``policy`` holds
     those fields of ``Policy`` that differ from the organization's. ``criteria``, not saved yet, are what
     the devices were chosen by; none where they were picked by hand. ``need`` leaves out devices with
-    another one; ``is_automatic`` says that nobody but the system starts it.
+    another one; ``is_automatic`` says that nobody but the system starts it. ``rest_of`` is the rollout
+    whose devices never join it: the one that it is a clone of.
     """
 
     name: str = ""
@@ -69,6 +70,7 @@ class Options(NamedTuple):
     criteria: Sequence[Criterion] = ()
     need: str = ""
     is_automatic: bool = False
+    rest_of: Rollout | None = None
 
     @property
     def target(self) -> needs.Target:
@@ -150,13 +152,23 @@ class Plan(NamedTuple):
         return bool(self.policy["keeps_open"])
 
     @property
+    def joining_get(self) -> Sequence[Offer]:
+        """What joining devices get; nothing where nobody can join."""
+        return self.offers if self.stays_open else ()
+
+    @property
     def digest(self) -> str:
-        """Equal for plans that upgrade the same devices to the same versions in the same way."""
+        """Equal for plans that upgrade the same devices to the same versions in the same way.
+
+        That is also: that let others join for the same versions, and ask a second person or not.
+        """
         lines = sorted(
             f"{task.wave} {task.gateway.sn} {target.device.sn} {target.upgrade_type} {target.package.sha256}"
             for task in self.tasks
             for target in task.targets
         )
+        lines.append(f"open {self.stays_open}, approval {self.needs_approval}")
+        lines += [f"joining {offer.model.key} {offer.version}" for offer in self.joining_get]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def as_json(self) -> dict[str, Any]:
@@ -170,10 +182,9 @@ class Plan(NamedTuple):
             "needs_approval": self.needs_approval,
             "stays_open": self.stays_open,
             "joining_get": [
-                {"model_key": offer.model.key, "version": offer.version} for offer in self.offers
-            ]
-            if self.stays_open
-            else [],
+                {"model_key": offer.model.key, "version": offer.version}
+                for offer in self.joining_get
+            ],
         }
 
 
@@ -381,11 +392,22 @@ def _names(task: PlannedTask) -> set[str]:
 
 
 def _by_site(tasks: Sequence[PlannedTask]) -> list[tuple[str, list[PlannedTask]]]:
-    found: defaultdict[str, list[PlannedTask]] = defaultdict(list)
+    found: defaultdict[Site | None, list[PlannedTask]] = defaultdict(list)
     for task in tasks:
-        found[task.gateway.site.name if task.gateway.site else ""].append(task)
+        found[task.gateway.site].append(task)
+    names = Counter(site.name for site in found if site)
+    titles = {site: _site_title(members[0].gateway, names) for site, members in found.items()}
     # Docks that stand nowhere go last.
-    return [(name or "no site", found[name]) for name in sorted(found, key=lambda n: (not n, n))]
+    ordered = sorted(found, key=lambda site: (not site, titles[site], site.pk if site else 0))
+    return [(titles[site], found[site]) for site in ordered]
+
+
+def _site_title(dock: Device, names: Mapping[str, int]) -> str:
+    """The name of a dock's site, and whose it is where several sites have that name."""
+    if dock.site is None:
+        return "no site"
+    name = dock.site.name
+    return f"{name} of {dock.organization}"[:200] if names[name] > 1 else name
 
 
 def _by_size(tasks: Sequence[PlannedTask], sizes: str) -> list[tuple[str, list[PlannedTask]]]:

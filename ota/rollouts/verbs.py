@@ -89,17 +89,22 @@ def open_next_wave(
 ) -> Wave | None:
     """Opens the next wave now, whatever its gate says; None if all are open.
 
-    Who names its ``number`` opens that one or, if it is open already or not the next, none.
+    Who names its ``number`` opens that one or, if it is open already or not the next, none. A start
+    that lies ahead is now: what the wave holds would wait for it.
 
     Raises:
         NotPossible: the rollout does not run.
     """
-    rollout.refresh_from_db()
-    if rollout.status != Rollout.Status.RUNNING:
-        hint = " Resume it first." if rollout.status == Rollout.Status.PAUSED else ""
-        status = rollout.get_status_display().lower()
-        raise NotPossible(f"{rollout} is {status}, not running.{hint}")
-    return course.open_next(rollout, now, user, remark, number)
+    with transaction.atomic():
+        locked = Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
+        if locked.status != Rollout.Status.RUNNING:
+            hint = " Resume it first." if locked.status == Rollout.Status.PAUSED else ""
+            status = locked.get_status_display().lower()
+            raise NotPossible(f"{locked} is {status}, not running.{hint}")
+        wave = course.open_next(locked, now, user, remark, number)
+        if wave and locked.starts_at and locked.starts_at > now:
+            change(locked, {"starts_at": now}, now, user, remark)
+    return wave
 
 
 def approve(rollout: Rollout, now: dt.datetime, user: User, remark: str = "") -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from fleet.models import Device, Organization
+from ota import rollouts
 from ota.models import OrganizationPolicy, Rollout
 from ota.states import TaskStatus
 from tests.make import (
@@ -105,6 +107,24 @@ def test_it_starts_as_it_was_previewed(operator: Client, acme: Organization) -> 
     assert [str(each) for each in made.criteria.all()] == ["DJI Dock 2 devices of Acme"]
     confirm(operator, rollout)
     assert Rollout.objects.count() == 2
+
+
+def test_what_failed_stays_with_its_rollout_though_the_clone_stays_open(
+    operator: Client, acme: Organization
+) -> None:
+    rollout = make_done(acme, keeps_open=True)
+    failed = make_task(make_dock(organization=acme), rollout=rollout, status=TaskStatus.FAILED)
+    make_dock(organization=acme)
+    told_in_preview = "DJI Dock 2 devices of Acme, but not those that Autumn has tried"
+    assert told_in_preview in text(operator.get(address(rollout)))
+    confirm(operator, rollout)
+    made = Rollout.objects.exclude(pk=rollout.pk).get()
+    rollouts.dismiss(rollout, timezone.now())
+    rollouts.close(rollout, timezone.now())
+    rollouts.join(timezone.now())
+    assert not made.tasks.filter(gateway=failed.gateway).exists()
+    page = text(operator.get(reverse("admin:ota_rollout_change", args=[made.pk])))
+    assert told_in_preview in page
 
 
 def test_older_versions_want_a_tick_again(operator: Client, acme: Organization) -> None:

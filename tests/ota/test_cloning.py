@@ -4,6 +4,7 @@ import datetime as dt
 
 import pytest
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
 from fleet.models import Device
 from ota import rollouts
@@ -133,6 +134,76 @@ def test_a_clone_goes_back_only_if_it_is_told_again(proven: Device) -> None:
     made, plan = rollouts.clone(rollout, timezone.now(), allow_downgrade=True)
     assert [task.gateway for task in plan.tasks] == [newer]
     assert made.allow_downgrade
+
+
+@pytest.mark.parametrize("state", [TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.REJECTED])
+def test_what_ended_without_success_never_joins_a_clone_that_stays_open(
+    proven: Device, state: TaskStatus
+) -> None:
+    rollout = make_done(proven)
+    failed = make_task(make_dock(organization=proven.organization), rollout=rollout, status=state)
+    make_dock(organization=proven.organization)
+    made, _ = rollouts.clone(rollout, timezone.now(), policy={"keeps_open": True})
+    rollouts.dismiss(rollout, timezone.now())
+    new = make_dock(organization=proven.organization)
+    rollouts.join(timezone.now())
+    assert made.tasks.filter(gateway=new).exists()
+    assert not made.tasks.filter(gateway=failed.gateway).exists()
+    assert rollouts.held_back(made, timezone.now()) == (0, 0)
+
+
+def test_what_was_retried_and_called_off_does_not_join_the_clone_either(proven: Device) -> None:
+    rollout = make_done(proven)
+    failed = make_task(
+        make_dock(organization=proven.organization), rollout=rollout, status=TaskStatus.FAILED
+    )
+    make_dock(organization=proven.organization)
+    made, _ = rollouts.clone(rollout, timezone.now(), policy={"keeps_open": True})
+    rollouts.retry(rollout, timezone.now())
+    rollouts.cancel(rollout, timezone.now())
+    rollouts.dismiss(rollout, timezone.now())
+    rollouts.join(timezone.now())
+    assert not made.tasks.filter(gateway=failed.gateway).exists()
+
+
+def test_what_is_canceled_before_it_was_sent_joins_a_clone_that_stays_open(proven: Device) -> None:
+    rollout = make_done(proven)
+    left = make_task(make_dock(organization=proven.organization), rollout=rollout)
+    make_dock(organization=proven.organization)
+    made, _ = rollouts.clone(rollout, timezone.now(), policy={"keeps_open": True})
+    rollouts.cancel(rollout, timezone.now())
+    rollouts.join(timezone.now())
+    assert made.tasks.filter(gateway=left.gateway).exists()
+
+
+def test_what_failed_joins_a_rollout_for_the_same_list_that_is_no_clone(proven: Device) -> None:
+    rollout = make_done(proven)
+    failed = make_dock(organization=proven.organization)
+    make_task(failed, rollout=rollout, status=TaskStatus.FAILED)
+    make_dock(organization=proven.organization)
+    options = rollouts.options_of(rollout, policy={"keeps_open": True}, rest_of=None)
+    made, _ = rollouts.launch(rollouts.rest_of(rollout), options, timezone.now())
+    rollouts.dismiss(rollout, timezone.now())
+    rollouts.join(timezone.now())
+    assert made.tasks.filter(gateway=failed).exists()
+
+
+@pytest.mark.parametrize(("clones", "docks"), [(1, 2), (5, 20)])
+def test_joining_clones_costs_the_same_for_few_and_for_many(
+    proven: Device,
+    clones: int,
+    docks: int,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    rollout = make_done(proven)
+    for _ in range(clones):
+        make_dock(organization=proven.organization)
+        rollouts.clone(rollout, timezone.now(), policy={"keeps_open": True})
+    for _ in range(docks):
+        dock = make_dock(organization=proven.organization)
+        make_task(dock, rollout=rollout, status=TaskStatus.FAILED, resolved_at=timezone.now())
+    with django_assert_num_queries(2):
+        rollouts.join(timezone.now())
 
 
 def test_with_nobody_left_nothing_is_started(proven: Device) -> None:

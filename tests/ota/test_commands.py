@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from ota import status
 from ota.management import watching
@@ -282,6 +282,29 @@ def test_a_rollout_is_told_in_full(run: Run) -> None:
         "waits_for": [],
         "targets": [target],
     }
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "needs_approval", "canceled"])
+def test_only_a_rollout_that_runs_waits_for_what_blocks_a_dock(run: Run, state: str) -> None:
+    reasons = [{"code": "offline", "text": "the dock is offline"}]
+    rollout = make_rollout(status=state)
+    make_task(rollout=rollout, waits_for=reasons)
+    (task,) = run.answer("upgrade_status", str(rollout.pk))["tasks"]
+    # Nobody looks at the dock any more, which may be online long since.
+    assert task["waits_for"] == (reasons if state == "running" else [])
+    run("upgrade_status", str(rollout.pk))
+    assert ("is offline" in run.out) == (state == "running")
+
+
+@pytest.mark.parametrize("tasks", [1, 7])
+def test_telling_of_a_rollout_costs_the_same_for_any_number_of_tasks(
+    tasks: int, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    rollout = make_rollout()
+    for _ in range(tasks):
+        make_task(rollout=rollout)
+    with django_assert_num_queries(5):
+        status.of_rollout(rollout)
 
 
 def test_a_paused_rollout_says_why(run: Run) -> None:

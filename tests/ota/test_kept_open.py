@@ -132,6 +132,44 @@ def test_a_list_is_started_and_kept_open(operator: Client, acme: Organization) -
     ]
 
 
+def previewed(client: Client, choices: dict[str, Any]) -> dict[str, Any]:
+    """What the button of a preview sends beside the choices."""
+    shown = context(client, f"{PREVIEW}?{urlencode(choices)}")
+    return {"seen": shown["form"].decision(), "plan": shown["digest"], "do": "confirm"}
+
+
+def test_another_version_for_who_joins_than_the_preview_named_is_shown_first(
+    operator: Client, acme: Organization
+) -> None:
+    kept = of_list(acme, keeps_open="on")
+    seen = previewed(operator, kept)
+    make_package("66.01.0000", models=("3-3-0",))  # of which no dock is there yet
+    reply = operator.post(PREVIEW, kept | seen)
+    assert "Please look at it once more." in told(reply)
+    assert not Rollout.objects.exists()
+    assert "66.01.0000" in text(operator.get(reply.headers["Location"]))
+
+
+def test_who_joins_is_shown_before_it_is_kept_open(operator: Client, acme: Organization) -> None:
+    seen = previewed(operator, of_list(acme))
+    operator.post(PREVIEW, of_list(acme, keeps_open="on") | seen)
+    assert not Rollout.objects.exists()
+    operator.post(
+        PREVIEW,
+        of_list(acme, keeps_open="on") | previewed(operator, of_list(acme, keeps_open="on")),
+    )
+    assert Rollout.objects.get().keeps_open
+
+
+def test_a_fixed_list_starts_whatever_the_library_got_for_others(
+    operator: Client, acme: Organization
+) -> None:
+    seen = previewed(operator, of_list(acme))
+    make_package("66.01.0000", models=("3-3-0",))
+    operator.post(PREVIEW, of_list(acme) | seen)
+    assert not Rollout.objects.get().keeps_open
+
+
 def kept_open(acme: Organization) -> Rollout:
     rollout = make_rollout(keeps_open=True)
     Criterion.objects.create(rollout=rollout, organization=acme)

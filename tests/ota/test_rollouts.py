@@ -7,8 +7,9 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
-from fleet.models import Device
+from fleet.models import Device, Site
 from fleet.versions import InvalidVersion
 from ota import rollouts
 from ota.models import OrganizationPolicy, Rollout, UpgradeTask
@@ -227,6 +228,59 @@ def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
     Device.objects.filter(pk=dock.pk).update(mode_code=4)
     rollout, _ = rollouts.launch(Device.objects.all(), Options(), timezone.now(), seen=seen)
     assert rollout.tasks.count() == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0)])
+def test_whether_a_second_person_is_asked_is_seen_before_it_starts(before: int, after: int) -> None:
+    owner = make_dock().organization
+    assert owner
+    OrganizationPolicy.objects.create(organization=owner, approval_above=before)
+    seen = plan().digest
+    OrganizationPolicy.objects.update(approval_above=after)
+    user, now = User.objects.create_user("anna"), timezone.now()
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), Options(), now, user, seen)
+    rollouts.launch(Device.objects.all(), Options(), now, user, plan().digest)
+
+
+def test_each_site_is_a_wave_and_docks_that_stand_nowhere_go_last() -> None:
+    acme = make_organization()
+    for name in ("Roof", "Harbour"):
+        site = Site.objects.create(organization=acme, name=name)
+        make_dock(organization=acme, site=site)
+    make_dock(organization=acme)
+    make_dock(organization=acme, site=Site.objects.get(name="Roof"))
+    found = plan(policy={"waves": "sites"}).waves
+    assert found == [("Harbour", 1), ("Roof", 2), ("no site", 1)]
+
+
+def test_sites_of_one_name_are_waves_of_their_own_that_tell_whose_they_are() -> None:
+    for name in ("Zeta", "Acme"):
+        owner = make_organization(name=name)
+        make_dock(organization=owner, site=Site.objects.create(organization=owner, name="Roof"))
+        make_dock(organization=owner, site=Site.objects.create(organization=owner, name=name))
+    waves = plan(policy={"waves": "sites"}).waves
+    titles = ["Acme", "Roof of Acme", "Roof of Zeta", "Zeta"]
+    assert waves == [(title, 1) for title in titles]
+
+
+def test_a_wave_of_a_site_with_long_names_is_cut_to_what_can_be_kept() -> None:
+    for name in ("Acme" * 50, "Zeta" * 50):
+        owner = make_organization(name=name)
+        make_dock(organization=owner, site=Site.objects.create(organization=owner, name="Roof"))
+    rollout, _ = launch(policy={"waves": "sites"})
+    assert [len(wave.title) for wave in rollout.wave_set.all()] == [200, 200]
+
+
+@pytest.mark.parametrize("sites", [2, 9])
+def test_waves_by_site_cost_the_same_for_few_and_for_many(
+    sites: int, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    for _ in range(sites):
+        owner = make_organization()
+        make_dock(organization=owner, site=Site.objects.create(organization=owner, name="Roof"))
+    with django_assert_num_queries(12):
+        plan(policy={"waves": "sites"})
 
 
 # Pausing

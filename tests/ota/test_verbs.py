@@ -332,6 +332,51 @@ def test_a_start_that_is_put_off_holds_back_what_was_about_to_go() -> None:
     assert [reason["code"] for reason in task.waits_for] == ["not_started"]
 
 
+def test_who_opens_a_wave_before_the_start_starts_it_now(olga: User) -> None:
+    make_listening()
+    start, now = NOW.replace(year=2099), timezone.now()
+    rollout = Rollout.objects.create(name="R", starts_at=start)
+    make_wave(rollout, opened_at=None)
+    task = make_task(rollout=rollout)
+    issue.look_again(now)
+    rollouts.open_next_wave(rollout, now, olga, number=1)
+    issue.look_again(now)
+    task.refresh_from_db()
+    assert (task.is_ready, task.waits_for) == (True, [])
+    assert Rollout.objects.get().starts_at == now
+    lines = [(line.kind, line.actor, line.text) for line in rollout.events.all()]
+    moved = (Kind.CHANGED, olga, f"starts_at: {start} -> {now}")
+    assert lines == [(Kind.WAVE_OPENED, olga, "wave 1"), moved]
+
+
+def test_a_wave_that_is_not_the_next_one_moves_no_start() -> None:
+    rollout = make_rollout(starts_at=NOW + dt.timedelta(days=30))
+    make_wave(rollout, 2, opened_at=None)
+    assert rollouts.open_next_wave(rollout, NOW, number=1) is None
+    assert Rollout.objects.get().starts_at == NOW + dt.timedelta(days=30)
+    assert not rollout.events.exists()
+
+
+def test_a_start_that_is_over_is_kept_when_a_wave_is_opened() -> None:
+    rollout = make_rollout(starts_at=NOW - dt.timedelta(days=3))
+    make_wave(rollout, 2, opened_at=None)
+    rollouts.open_next_wave(rollout, NOW)
+    assert Rollout.objects.get().starts_at == NOW - dt.timedelta(days=3)
+    assert kinds(rollout) == [Kind.WAVE_OPENED]
+
+
+def test_what_an_open_wave_held_back_for_the_start_goes_with_the_next_one() -> None:
+    make_listening()
+    task, now = make_task(), timezone.now()
+    make_wave(task.rollout, 2, opened_at=None)
+    rollouts.change(task.rollout, {"starts_at": now + dt.timedelta(hours=1)}, now)
+    issue.look_again(now)
+    rollouts.open_next_wave(task.rollout, now)
+    issue.look_again(now)
+    task.refresh_from_db()
+    assert task.is_ready
+
+
 # What becomes of devices while they wait
 
 
