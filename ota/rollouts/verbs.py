@@ -192,7 +192,7 @@ def _reopen(rollout: Rollout, now: dt.datetime) -> str:
 
 def _failed(rollout: Rollout, pks: Iterable[int] | None) -> Any:
     failed = UpgradeTask.objects.filter(rollout=rollout).needing_attention().order_by("pk")
-    return failed if pks is None else failed.filter(pk__in=list(pks))
+    return failed if pks is None else failed.filter(pk__among=pks)
 
 
 def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTask | None:

@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from ota import rollouts
+from ota import live, rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.make import (
@@ -110,6 +110,21 @@ def test_what_failed_is_dismissed_together(console: Page) -> None:
     press(console, "Dismiss all", "Dismiss it")
     expect(console.get_by_text("Dismissed 1 failed upgrade.")).to_be_visible()
     assert not UpgradeTask.objects.needing_attention().exists()
+
+
+def test_an_open_confirmation_means_the_failures_that_it_showed(console: Page) -> None:
+    rollout = make_rollout()
+    make_failed(rollout)
+    look_at(console, rollout)
+    live_page = console.locator("[data-ota-rollout]")
+    stamp = live_page.get_attribute("data-stamp") or ""
+    console.locator("summary", has_text="Dismiss all").click()
+    later = make_failed(rollout)
+    live.announce([(rollout.pk, later.pk)])
+    expect(live_page).not_to_have_attribute("data-stamp", stamp)  # the page was fetched
+    console.get_by_role("button", name="Dismiss it", exact=True).click()
+    expect(console.get_by_text("Dismissed 1 failed upgrade.")).to_be_visible()
+    assert UpgradeTask.objects.needing_attention().get() == later
 
 
 def test_a_task_is_retried_from_its_own_page(console: Page) -> None:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.django_db
 
 S, R = TaskStatus, Rollout.Status
 LIMITS = {"limit_in_flight": 3, "expected_minutes": 45, "failed_after": 10, "jitter_seconds": 0}
+HUGE = "9" * 40
 GATES = {"gate_first": 100, "gate": 95, "soak_minutes": 0}
 
 
@@ -43,6 +44,14 @@ def page(client: Client, rollout: Rollout, query: str = "") -> str:
 
 def press(client: Client, rollout: Rollout, verb: str, **said: Any) -> Any:
     return client.post(reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk]), said)
+
+
+def confirmation(client: Client, rollout: Rollout, verb: str) -> dict[str, str]:
+    """What the form beside a button sends along."""
+    address = reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk])
+    form = page(client, rollout).split(f'<form method="post" action="{address}">')[1]
+    hidden = r'<input type="hidden" name="(\w+)" value="([^"]*)">'
+    return dict(re.findall(hidden, form.split("</form>")[0]))
 
 
 def status(row: Rollout | UpgradeTask) -> str:
@@ -229,6 +238,48 @@ def test_all_failures_are_retried_or_dismissed_together(operator: Client) -> Non
     make_failed(other)
     assert "Dismissed 2 failed upgrades." in told(press(operator, other, "dismiss"))
     assert "Nothing was dismissed" in told(press(operator, other, "dismiss"))
+
+
+def test_what_failed_after_the_page_is_neither_retried_nor_dismissed_with_the_rest(
+    operator: Client,
+) -> None:
+    rollout = make_rollout()
+    first, second = make_failed(rollout), make_failed(rollout)
+    seen = confirmation(operator, rollout, "retry")
+    later = make_failed(rollout)
+    assert "Planned 2 upgrades again." in told(press(operator, rollout, "retry", **seen))
+    seen = confirmation(operator, rollout, "dismiss")
+    latest = make_failed(rollout)
+    assert "Dismissed 1 failed upgrade." in told(press(operator, rollout, "dismiss", **seen))
+    retried = UpgradeTask.objects.filter(retried_as__isnull=False)
+    assert set(retried) == {first, second}
+    assert set(UpgradeTask.objects.needing_attention()) == {latest}
+    assert status(later) == S.FAILED
+
+
+@pytest.mark.parametrize("verb", ["retry", "dismiss"])
+def test_failures_that_came_in_behind_those_shown_are_shown_first(
+    operator: Client, verb: str
+) -> None:
+    """One that was stored late, or after the clock was set back, ended before the newest shown."""
+    rollout = make_rollout()
+    make_failed(rollout)
+    seen = confirmation(operator, rollout, verb)
+    make_failed(rollout, finished_at=timezone.now() - dt.timedelta(minutes=5))
+    refused = told(press(operator, rollout, verb, **seen))
+    assert "Nothing was done: other upgrades have failed than the page showed." in refused
+    assert UpgradeTask.objects.needing_attention().count() == 2
+    again = told(press(operator, rollout, verb, **confirmation(operator, rollout, verb)))
+    assert " 2 " in again
+
+
+@pytest.mark.parametrize(
+    "seen", [{"newest": "x"}, {"newest": HUGE}, {"newest": "0", "number": "²"}]
+)
+def test_a_page_that_showed_no_failure_settles_none(operator: Client, seen: dict[str, str]) -> None:
+    rollout = make_failed().rollout
+    assert "Nothing was dismissed" in told(press(operator, rollout, "dismiss", **seen))
+    assert UpgradeTask.objects.needing_attention().exists()
 
 
 def test_a_task_of_another_rollout_is_not_touched(operator: Client) -> None:
