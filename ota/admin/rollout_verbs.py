@@ -31,6 +31,11 @@ class Press(NamedTuple):
         return self.said.get("remark", "").strip()[:400]
 
     @property
+    def seen(self) -> str:
+        """The digest of the rollout that the page showed."""
+        return self.said.get("seen", "")
+
+    @property
     def tasks(self) -> list[int] | None:
         """The tasks that were named; None for all that failed."""
         return self.numbers("task") if "task" in self.said else None
@@ -82,7 +87,7 @@ def _pause(given: Press) -> Outcome:
 
 
 def _resume(given: Press) -> Outcome:
-    if not rollouts.resume(given.rollout, given.now, given.user):
+    if not rollouts.resume(given.rollout, given.now, given.user, seen=given.seen):
         return Outcome(False, "It is not paused.")
     log = f"Resumed. It was {given.rollout.pause_reason}"[:500]
     return Outcome(True, "Resumed: what waits is looked at anew.", log)
@@ -195,7 +200,7 @@ def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
 
 
 def _approve(given: Press) -> Outcome:
-    rollouts.approve(given.rollout, given.now, given.user, given.remark)
+    rollouts.approve(given.rollout, given.now, given.user, given.remark, given.seen)
     return Outcome(True, "Approved: it goes on by itself.", f"Approved. {given.remark}".strip())
 
 

@@ -182,6 +182,19 @@ def test_a_second_person_decides(
     assert now(rollout) == ends_as
 
 
+def test_an_open_confirmation_resumes_only_what_it_showed(console: Page) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    look_at(console, rollout)
+    console.locator("summary", has_text="Resume").click()
+    rollouts.change(rollout, {"limit_in_flight": 1000}, timezone.now())
+    expect(console.get_by_text("1,000 docks at most", exact=True)).to_be_visible()  # by itself
+    console.get_by_role("button", name="Resume it").click()
+    expect(console.get_by_text("has changed since it was looked at")).to_be_visible()
+    assert now(rollout) == R.PAUSED
+    press(console, "Resume", "Resume it")
+    expect(console.get_by_text("Resumed: what waits is looked at anew.")).to_be_visible()
+
+
 def test_the_author_finds_no_button_to_approve(console: Page, operator: User) -> None:
     operator.user_permissions.add(Permission.objects.get(codename="approve_rollout"))
     look_at(console, make_rollout(status=R.NEEDS_APPROVAL, created_by=operator))

@@ -2,6 +2,8 @@
 
 import datetime as dt
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ota import rows
+from ota import rollouts, rows
 from ota.admin.rollout_forms import FORMS
 from ota.admin.rollout_verbs import VERBS
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
@@ -136,6 +138,79 @@ def test_the_author_sees_no_button_to_approve_and_is_refused(approver: Client) -
     assert "Approve it" not in page(approver, rollout)
     assert press(approver, rollout, "approve").status_code == 403
     assert status(rollout) == R.NEEDS_APPROVAL
+
+
+# What the page showed
+
+
+CHANGED = "has changed since it was looked at. Please look at it once more."
+
+
+def paused_anew(rollout: Rollout) -> None:
+    now = timezone.now()
+    rollouts.resume(rollout, now)
+    rollouts.stop(rollout, rollout.pause_reason, now)
+
+
+def changed(rollout: Rollout, **fields: Any) -> None:
+    rollouts.change(rollout, fields, timezone.now())
+
+
+LATER = timezone.now() + dt.timedelta(days=9)
+DECISIONS: list[Callable[[Rollout], None]] = [
+    partial(changed, limit_in_flight=1000),
+    partial(changed, windows="daily 22:00-05:00"),
+    partial(changed, starts_at=LATER),
+    partial(changed, deadline_at=LATER),
+]
+
+
+@pytest.mark.parametrize("decide", DECISIONS)
+def test_what_was_changed_is_approved_only_after_it_was_shown(
+    approver: Client, decide: Callable[[Rollout], None]
+) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    seen = confirmation(approver, rollout, "approve")
+    decide(rollout)
+    assert CHANGED in told(press(approver, rollout, "approve", **seen))
+    assert status(rollout) == R.NEEDS_APPROVAL
+    assert not LogEntry.objects.exists()
+    press(approver, rollout, "approve", **confirmation(approver, rollout, "approve"))
+    assert status(rollout) == R.RUNNING
+
+
+@pytest.mark.parametrize("decide", [*DECISIONS, paused_anew])
+def test_what_was_changed_or_paused_anew_is_resumed_only_after_it_was_shown(
+    operator: Client, decide: Callable[[Rollout], None]
+) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    seen = confirmation(operator, rollout, "resume")
+    decide(rollout)
+    assert CHANGED in told(press(operator, rollout, "resume", **seen))
+    assert status(rollout) == R.PAUSED
+    press(operator, rollout, "resume", **confirmation(operator, rollout, "resume"))
+    assert status(rollout) == R.RUNNING
+
+
+def test_the_progress_of_its_upgrades_keeps_nobody_from_resuming(operator: Client) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    running, failed = make_task(rollout=rollout, status=S.IN_PROGRESS), make_failed(rollout)
+    seen = confirmation(operator, rollout, "resume")
+    UpgradeTask.objects.move([running.pk], S.FAILED, timezone.now())
+    rollouts.dismiss(rollout, timezone.now(), pks=[failed.pk])
+    assert "Resumed" in told(press(operator, rollout, "resume", **seen))
+
+
+def test_the_second_press_on_an_old_page_says_what_the_first_has_done(
+    operator: Client, approver: Client
+) -> None:
+    paused, waiting = make_rollout(status=R.PAUSED), make_rollout(status=R.NEEDS_APPROVAL)
+    seen = confirmation(operator, paused, "resume")
+    press(operator, paused, "resume", **seen)
+    assert "It is not paused." in told(press(operator, paused, "resume", **seen))
+    seen = confirmation(approver, waiting, "approve")
+    press(approver, waiting, "approve", **seen)
+    assert "does not wait for approval" in told(press(approver, waiting, "approve", **seen))
 
 
 # Waves
