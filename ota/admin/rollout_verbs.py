@@ -28,7 +28,9 @@ class Press(NamedTuple):
 
     @property
     def remark(self) -> str:
-        return self.said.get("remark", "").strip()[:400]
+        """In one line, without characters that nobody sees and PostgreSQL may not take."""
+        said = self.said.get("remark", "")
+        return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:400]
 
     @property
     def seen(self) -> str:

@@ -125,6 +125,15 @@ def test_a_second_person_approves_with_a_remark(approver: Client) -> None:
     assert "Weather is fine" in page(approver, rollout)
 
 
+@pytest.mark.everywhere
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_a_remark_is_kept_without_what_no_database_takes(approver: Client, verb: str) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    press(approver, rollout, verb, remark="Not\x00 before\r\nMonday\x1b ")
+    rollout.refresh_from_db()
+    assert rollout.remark == "Not before Monday"
+
+
 def test_a_second_person_denies_and_the_second_press_says_so(approver: Client) -> None:
     task = make_task(rollout=make_rollout(status=R.NEEDS_APPROVAL))
     press(approver, task.rollout, "deny", remark="Not today")
