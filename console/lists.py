@@ -5,6 +5,8 @@ of more than 64 bits, the year 99999, half a range.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -35,18 +37,28 @@ class CheckedChangeList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         """Asks for the rows: only then it is known whether a filter can be asked for."""
-        try:
+        with self.refusing_misfits():
             super().get_results(request)
+        is_cut = getattr(self.paginator, "is_cut", False)
+        if is_cut or not (self.query or self.has_active_filters):
+            # Else the title tells a number too, and leads to the same list or to all of too long a one.
+            self.full_result_count = self.result_count
+
+    @contextmanager
+    def refusing_misfits(self) -> Iterator[None]:
+        """While the database is asked for rows.
+
+        Raises:
+            django.contrib.admin.options.IncorrectLookupParameters: a filter cannot be asked for.
+        """
+        try:
+            yield
         except _MISFITS as error:
             if not self.filter_params:
                 raise
             # It may be a fault of ours all the same, which the page does not show.
             logger.warning("a filter of %s cannot be asked for: %r", self.opts.label, error)
             raise IncorrectLookupParameters(error) from error
-        is_cut = getattr(self.paginator, "is_cut", False)
-        if is_cut or not (self.query or self.has_active_filters):
-            # Else the title tells a number too, and leads to the same list or to all of too long a one.
-            self.full_result_count = self.result_count
 
 
 class ListAdmin(ModelAdmin[M]):

@@ -99,7 +99,8 @@ class BoundedPaginator(KeyPaginator):
 class PagedChangeList(CheckedChangeList):
     """A list that knows on which page it is, and offers no order that would have to sort all rows.
 
-    For a request with ``is_choice`` it has no page at all, only the queryset of all its rows.
+    For a request with ``is_choice`` it has no page at all, only the queryset of all its rows, which can be
+    asked for.
     """
 
     @cached_property
@@ -130,6 +131,8 @@ class PagedChangeList(CheckedChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         if getattr(request, "is_choice", False):
+            with self.refusing_misfits():
+                self.queryset.exists()
             return
         super().get_results(request)
         if not self.multi_page:

@@ -29,7 +29,7 @@ from console.prefilled import PrefilledAdmin
 from fleet import binding, words
 from fleet.forms import AdoptForm, DeviceForm, SiteForm, TypedFilterForm
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
-from fleet.selection import Selection
+from fleet.selection import Selection, digest
 
 if TYPE_CHECKING:
     from django.contrib.admin import RelatedFieldListFilter as AutocompleteSelectFilter
@@ -281,28 +281,31 @@ class DeviceAdmin(ListAdmin[Device]):
             devices = chosen.devices(request, self)
         except IncorrectLookupParameters:
             return redirect("admin:fleet_device_changelist")
+        unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
+        keys = list(unclaimed.values_list("pk", flat=True))
         form = AdoptForm(request.POST or None)
         if form.is_valid():
-            return self._adopt(request, devices, form.cleaned_data["organization"])
-        unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
-        number = unclaimed.count()
+            if not _has_changed(request, keys):
+                return self._adopt(request, keys, form.cleaned_data["organization"])
+            messages.warning(request, _OTHERS_CAME)
         context = {
             **self.admin_site.each_context(request),
             "title": "Adopt into organization",
             "model_admin": self,  # for the way back in the header
             "form": form,
             "chosen": chosen,
-            "unclaimed": number,
+            "seen": digest(keys),
+            "unclaimed": len(keys),
             "claimed": devices.exclude(organization=None).count(),
-            "shown": unclaimed.select_related("model")[:LISTED],
-            "more": max(0, number - LISTED),
+            "shown": Device.objects.filter(pk__in=keys[:LISTED]).select_related("model"),
+            "more": max(0, len(keys) - LISTED),
         }
         return TemplateResponse(request, "admin/fleet/device/adopt.html", context)
 
     def _adopt(
-        self, request: HttpRequest, devices: QuerySet[Device], organization: Organization
+        self, request: HttpRequest, keys: list[int], organization: Organization
     ) -> HttpResponse:
-        chosen = Device.objects.filter(pk__in=devices.values("pk"))
+        chosen = Device.objects.filter(pk__among=keys)
         claimed = binding.adopt(chosen, organization, timezone.now())
         LogEntry.objects.log_actions(
             request.user.pk or 0, claimed, CHANGE, f"Adopted into {organization}."
@@ -376,6 +379,18 @@ class DeviceAdmin(ListAdmin[Device]):
     def aircraft(self, device: Device) -> SafeString:
         found = [(_device_link(aircraft),) for aircraft in device.aircraft.all()]
         return format_html_join(", ", "{}", found) or NOTHING
+
+
+_OTHERS_CAME = (
+    "Nothing was adopted: other devices are unclaimed now than the page showed. "
+    "Please look at it once more."
+)
+
+
+def _has_changed(request: HttpRequest, keys: list[int]) -> bool:
+    """Whether other devices would be adopted now than the page showed, and not merely none any more."""
+    seen = request.POST.get("seen", "")
+    return bool(seen and keys and digest(keys) != seen)
 
 
 def _device_link(device: Device) -> SafeString:

@@ -56,10 +56,16 @@ class PreferenceForm(forms.ModelForm[Preference]):
             yield kind.label, [self[f"{channel}_{kind.value}"] for channel in CHANNELS]
 
     def save(self, commit: bool = True) -> Preference:
-        for channel in CHANNELS:
-            chosen = {kind.value: self.cleaned_data[f"{channel}_{kind.value}"] for kind in Kind}
-            setattr(self.instance, channel, chosen)
-        preference: Preference = super().save(commit)
+        """Always stores; of two presses at once the second finds what the first has made."""
+        said = self.cleaned_data
+        chosen: dict[str, Any] = {
+            channel: {kind.value: said[f"{channel}_{kind.value}"] for kind in Kind}
+            for channel in CHANNELS
+        }
+        chosen |= {name: said[name] for name in self.Meta.fields if name in said}
+        preference, _ = Preference.objects.update_or_create(
+            user=self.instance.user, organization=self.instance.organization, defaults=chosen
+        )
         return preference
 
 

@@ -28,14 +28,24 @@ class Press(NamedTuple):
 
     @property
     def remark(self) -> str:
-        return self.said.get("remark", "").strip()[:400]
+        """In one line, without characters that nobody sees and PostgreSQL may not take."""
+        said = self.said.get("remark", "")
+        return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:400]
+
+    @property
+    def seen(self) -> str:
+        """The digest of the rollout that the page showed."""
+        return self.said.get("seen", "")
 
     @property
     def tasks(self) -> list[int] | None:
         """The tasks that were named; None for all that failed."""
-        if "task" not in self.said:
-            return None
-        return [int(pk) for pk in self.said.getlist("task") if pk.isdecimal() and len(pk) < 10]
+        return self.numbers("task") if "task" in self.said else None
+
+    def numbers(self, name: str) -> list[int]:
+        """What the form said under a name, as far as it can be a number of ours."""
+        said = self.said.getlist(name)
+        return [int(text) for text in said if text.isdecimal() and len(text) < 10]
 
 
 class Outcome(NamedTuple):
@@ -79,7 +89,7 @@ def _pause(given: Press) -> Outcome:
 
 
 def _resume(given: Press) -> Outcome:
-    if not rollouts.resume(given.rollout, given.now, given.user):
+    if not rollouts.resume(given.rollout, given.now, given.user, seen=given.seen):
         return Outcome(False, "It is not paused.")
     log = f"Resumed. It was {given.rollout.pause_reason}"[:500]
     return Outcome(True, "Resumed: what waits is looked at anew.", log)
@@ -122,8 +132,34 @@ def _open_wave(given: Press) -> Outcome:
     return Outcome(True, f"Wave {wave.number} is open.", f"Opened wave {wave.number}.")
 
 
+def _meant(given: Press) -> list[int] | None:
+    """The tasks that were named, or the failures that the page spoke of as all; None without either.
+
+    Those are the ones up to the ``newest`` of it. One that was stored late has an earlier end, so their
+    ``number`` counts too.
+
+    Raises:
+        NotPossible: the page did not show some of them.
+    """
+    if "newest" not in given.said:
+        return given.tasks
+    tasks = given.rollout.tasks
+    newest = tasks.filter(pk__in=given.numbers("newest")[:1]).values("finished_at")
+    shown = tasks.needing_attention().filter(finished_at__lte=newest)
+    pks = list(shown.values_list("pk", flat=True))
+    if len(pks) > max(given.numbers("number"), default=0):
+        raise NotPossible(_OTHERS_FAILED)
+    return pks
+
+
+_OTHERS_FAILED = (
+    "Nothing was done: other upgrades have failed than the page showed. "
+    "Please look at it once more."
+)
+
+
 def _retry(given: Press) -> Outcome:
-    made = rollouts.retry(given.rollout, given.now, given.user, given.tasks)
+    made = rollouts.retry(given.rollout, given.now, given.user, _meant(given))
     if not made:
         text = "Nothing was planned again: it was retried or dismissed already, or its dock has another upgrade."
         return Outcome(False, text)
@@ -132,7 +168,7 @@ def _retry(given: Press) -> Outcome:
 
 
 def _dismiss(given: Press) -> Outcome:
-    done = rollouts.dismiss(given.rollout, given.now, given.user, given.tasks)
+    done = rollouts.dismiss(given.rollout, given.now, given.user, _meant(given))
     if not done:
         return Outcome(False, "Nothing was dismissed: it was retried or dismissed already.")
     text = f"Dismissed {count(done, 'failed upgrade')}."
@@ -166,7 +202,7 @@ def _change(given: Press, kind: type[ChangeForm]) -> Outcome:
 
 
 def _approve(given: Press) -> Outcome:
-    rollouts.approve(given.rollout, given.now, given.user, given.remark)
+    rollouts.approve(given.rollout, given.now, given.user, given.remark, given.seen)
     return Outcome(True, "Approved: it goes on by itself.", f"Approved. {given.remark}".strip())
 
 

@@ -1,5 +1,7 @@
 """Rollouts: an operator's decision that these devices get these versions; their waves and history."""
 
+import hashlib
+
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
@@ -62,6 +64,20 @@ class Rollout(Policy):
         """Whether all of its row is as it was when ``other`` was read."""
         names = [field.attname for field in self._meta.concrete_fields]
         return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    @property
+    def digest(self) -> str:
+        """Equal while all is as it was decided, whatever its upgrades do meanwhile."""
+        told = [getattr(self, name) for name in _DECIDED]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+
+
+# A pause is known by when the one before it ended, too: its reason may be the same.
+_DECIDED = (
+    *("status", "pause_reason", "judged_from", "decided_at"),
+    *("starts_at", "deadline_at", "target_version", "allow_downgrade"),
+    *(field.name for field in Policy._meta.fields),
+)
 
 
 class Criterion(models.Model):

@@ -1,6 +1,7 @@
 """What operators do to a rollout; each is recorded, and does nothing when it is done already.
 
-``remark`` is kept in the rollout's history, beside who did it.
+``remark`` is kept in the rollout's history, beside who did it. ``seen`` is the digest of the rollout that
+somebody has looked at, where there was one.
 """
 
 import datetime as dt
@@ -9,7 +10,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
 from console.counts import count
 from database import bulk
@@ -41,10 +42,21 @@ def pause(rollout: Rollout, now: dt.datetime, user: User | None = None, reason: 
     return course.pause(rollout, reason or who, now, user)
 
 
-def resume(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> bool:
-    """Goes on after a pause; whether it was paused. What failed until now stops it no more."""
+def resume(
+    rollout: Rollout,
+    now: dt.datetime,
+    user: User | None = None,
+    remark: str = "",
+    seen: str = "",
+) -> bool:
+    """Goes on after a pause; whether it was paused. What failed until now stops it no more.
+
+    Raises:
+        NotPossible: something else was decided, or it was paused anew, since it was ``seen``.
+    """
     with transaction.atomic():
         paused = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.PAUSED)
+        _refuse_unseen(paused, seen)
         changed = paused.update(status=Rollout.Status.RUNNING, pause_reason="", judged_from=now)
         if changed:
             waiting = UpgradeTask.objects.filter(rollout=rollout, status=TaskStatus.PENDING)
@@ -52,6 +64,16 @@ def resume(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
             course.note(rollout.pk, Kind.RESUMED, now, remark, user)
             course.announce_waiting(rollout)
     return bool(changed)
+
+
+def _refuse_unseen(rollouts: QuerySet[Rollout], seen: str) -> None:
+    """Refuses what nobody has looked at as it is now; it stays like that until the transaction ends."""
+    found = rollouts.select_for_update(of=("self",), no_key=True).first() if seen else None
+    if found and found.digest != seen:
+        raise NotPossible(
+            f"Nothing was done: {found} has changed since it was looked at. "
+            "Please look at it once more."
+        )
 
 
 def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> int:
@@ -107,13 +129,19 @@ def open_next_wave(
     return wave
 
 
-def approve(rollout: Rollout, now: dt.datetime, user: User, remark: str = "") -> None:
+def approve(
+    rollout: Rollout, now: dt.datetime, user: User, remark: str = "", seen: str = ""
+) -> None:
     """Lets a rollout start that needs a second person.
 
     Raises:
-        NotPossible: it does not wait for one, or the person is its author.
+        NotPossible: it does not wait for one, the person is its author, or something else was decided
+            since it was ``seen``.
     """
-    _decide(rollout, RolloutStatus.RUNNING, Kind.APPROVED, now, user, remark)
+    with transaction.atomic():
+        waiting = Rollout.objects.filter(pk=rollout.pk, status=Rollout.Status.NEEDS_APPROVAL)
+        _refuse_unseen(waiting, seen)
+        _decide(rollout, RolloutStatus.RUNNING, Kind.APPROVED, now, user, remark)
     rollout.refresh_from_db()
     if rollout.starts_at is None or rollout.starts_at <= now:
         course.open_next(rollout, now, user, number=1)  # which a tick may have opened by now
@@ -197,7 +225,7 @@ def _reopen(rollout: Rollout, now: dt.datetime) -> str:
 
 def _failed(rollout: Rollout, pks: Iterable[int] | None) -> Any:
     failed = UpgradeTask.objects.filter(rollout=rollout).needing_attention().order_by("pk")
-    return failed if pks is None else failed.filter(pk__in=list(pks))
+    return failed if pks is None else failed.filter(pk__among=pks)
 
 
 def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTask | None:

@@ -52,6 +52,31 @@ def test_an_address_that_leads_nowhere_is_no_fault_of_ours(client: Client, addre
     assert response.status_code in {200, 404}
 
 
+@pytest.mark.parametrize("query", ["last_seen_at__year=99999", "last_seen_at__iso_year=99999"])
+@pytest.mark.parametrize("page", ["upgrade", "adopt"])
+def test_devices_chosen_by_a_filter_that_cannot_be_asked_for_lead_back_to_the_list(
+    client: Client, page: str, query: str
+) -> None:
+    log_in(client, "Administrators")
+    make_dock()
+    for ask in (client.get, client.post):
+        response = ask(f"/admin/fleet/device/{page}/", {"query": query})
+        assert (response.status_code, response["Location"]) == (302, "/admin/fleet/device/")
+    chosen = client.get(f"/admin/fleet/device/{page}/", {"query": "last_seen_at__year=2026"})
+    assert chosen.status_code == 200
+
+
+@pytest.mark.parametrize("page", ["upgrade", "adopt"])
+def test_devices_chosen_by_a_number_that_none_has_are_none(client: Client, page: str) -> None:
+    """SQLite refuses the number, PostgreSQL looks for it."""
+    log_in(client, "Administrators")
+    dock = make_dock()
+    query = {"query": f"battery_percent__in=-{HUGE}"}
+    response = client.get(f"/admin/fleet/device/{page}/", query, follow=True)
+    assert response.status_code == 200
+    assert response.redirect_chain or dock.sn not in text(response)
+
+
 @pytest.mark.parametrize("key", ["abc", "1,abc", "²", HUGE, LONG])
 @pytest.mark.parametrize(
     "form",

@@ -228,6 +228,37 @@ def test_all_devices_of_a_filtered_list_are_adopted(administrator: Client) -> No
     assert home.devices.count() == 3
 
 
+def test_a_device_that_came_after_the_page_is_not_adopted_before_it_was_shown(
+    administrator: Client,
+) -> None:
+    shown, home = make_dock(organization=None), make_organization(name="Home")
+    seen = context(administrator, f"{ADOPT}?query=claimed%3Dno")["seen"]
+    stranger = make_dock(organization=None)
+    form = {"query": "claimed=no", "organization": home.pk}
+    again = administrator.post(ADOPT, form | {"seen": seen})
+    assert "other devices are unclaimed now than the page showed" in text(again)
+    assert stranger.sn in text(again)
+    assert f'<option value="{home.pk}" selected>' in text(again)
+    assert not home.devices.exists()
+    administrator.post(ADOPT, form | {"seen": again.context["seen"]})
+    assert set(home.devices.all()) == {shown, stranger}
+
+
+def test_what_was_adopted_by_two_presses_goes_in_once(administrator: Client) -> None:
+    dock, home = make_dock(organization=None), make_organization(name="Home")
+    seen = context(administrator, f"{ADOPT}?pks={dock.pk}")["seen"]
+    form = {"pks": str(dock.pk), "organization": home.pk, "seen": seen}
+    assert "1 device went into Home." in told(administrator.post(ADOPT, form))
+    assert "0 devices went into Home." in told(administrator.post(ADOPT, form))
+
+
+def test_the_page_of_what_is_adopted_sends_what_it_showed(administrator: Client) -> None:
+    dock = make_dock(organization=None)
+    seen = context(administrator, f"{ADOPT}?pks={dock.pk}")["seen"]
+    shown = text(administrator.get(f"{ADOPT}?pks={dock.pk}"))
+    assert f'<input type="hidden" name="seen" value="{seen}">' in shown
+
+
 def test_an_operator_may_not_adopt(operator: Client) -> None:
     reply = operator.post(ADOPT, {"pks": str(make_dock(organization=None).pk)})
     assert reply.status_code == 403

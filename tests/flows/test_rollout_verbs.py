@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from ota import rollouts
+from ota import live, rollouts
 from ota.models import Rollout, UpgradeTask
 from ota.states import TaskStatus
 from tests.make import (
@@ -112,6 +112,21 @@ def test_what_failed_is_dismissed_together(console: Page) -> None:
     assert not UpgradeTask.objects.needing_attention().exists()
 
 
+def test_an_open_confirmation_means_the_failures_that_it_showed(console: Page) -> None:
+    rollout = make_rollout()
+    make_failed(rollout)
+    look_at(console, rollout)
+    live_page = console.locator("[data-ota-rollout]")
+    stamp = live_page.get_attribute("data-stamp") or ""
+    console.locator("summary", has_text="Dismiss all").click()
+    later = make_failed(rollout)
+    live.announce([(rollout.pk, later.pk)])
+    expect(live_page).not_to_have_attribute("data-stamp", stamp)  # the page was fetched
+    console.get_by_role("button", name="Dismiss it", exact=True).click()
+    expect(console.get_by_text("Dismissed 1 failed upgrade.")).to_be_visible()
+    assert UpgradeTask.objects.needing_attention().get() == later
+
+
 def test_a_task_is_retried_from_its_own_page(console: Page) -> None:
     task = make_failed(make_rollout())
     console.goto(f"{console.url.split('/admin/')[0]}/admin/ota/upgradetask/{task.pk}/change/")
@@ -165,6 +180,19 @@ def test_a_second_person_decides(
     console.get_by_role("button", name=button).click()
     expect(console.get_by_text("Weather says so").first).to_be_visible()
     assert now(rollout) == ends_as
+
+
+def test_an_open_confirmation_resumes_only_what_it_showed(console: Page) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    look_at(console, rollout)
+    console.locator("summary", has_text="Resume").click()
+    rollouts.change(rollout, {"limit_in_flight": 1000}, timezone.now())
+    expect(console.get_by_text("1,000 docks at most", exact=True)).to_be_visible()  # by itself
+    console.get_by_role("button", name="Resume it").click()
+    expect(console.get_by_text("has changed since it was looked at")).to_be_visible()
+    assert now(rollout) == R.PAUSED
+    press(console, "Resume", "Resume it")
+    expect(console.get_by_text("Resumed: what waits is looked at anew.")).to_be_visible()
 
 
 def test_the_author_finds_no_button_to_approve(console: Page, operator: User) -> None:

@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from ota.admin.notice_forms import PreferenceForm
 from ota.models import News, Notice, Preference, Rollout, Webhook, WebhookDelivery
 from ota.models.notices import Kind
 from ota.notices import bell
@@ -171,6 +172,18 @@ def test_somebody_chooses_what_to_hear(ada: User) -> None:
     assert (chosen.console["stopped"], chosen.email["finished"]) == ("all", "mine")
     assert chosen.console["started"] == "none"
     assert (chosen.quiet_hours, chosen.time_zone) == ("daily 22:00-07:00", "Europe/Zurich")
+
+
+@pytest.mark.parametrize("is_general", [True, False])
+def test_the_first_choices_that_are_sent_twice_at_once_are_kept_once(
+    ada: User, is_general: bool
+) -> None:
+    organization = None if is_general else make_organization()
+    sent = [choices(console_stopped=whose) for whose in ("mine", "all")]
+    for form in [PreferenceForm(ada, organization, said) for said in sent]:
+        assert form.is_valid()
+        form.save()
+    assert Preference.objects.get(user=ada, organization=organization).console["stopped"] == "all"
 
 
 def test_somebody_chooses_otherwise_for_one_organization_and_back(ada: User) -> None:

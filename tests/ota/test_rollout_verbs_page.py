@@ -2,6 +2,8 @@
 
 import datetime as dt
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ota import rows
+from ota import rollouts, rows
 from ota.admin.rollout_forms import FORMS
 from ota.admin.rollout_verbs import VERBS
 from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.django_db
 
 S, R = TaskStatus, Rollout.Status
 LIMITS = {"limit_in_flight": 3, "expected_minutes": 45, "failed_after": 10, "jitter_seconds": 0}
+HUGE = "9" * 40
 GATES = {"gate_first": 100, "gate": 95, "soak_minutes": 0}
 
 
@@ -43,6 +46,14 @@ def page(client: Client, rollout: Rollout, query: str = "") -> str:
 
 def press(client: Client, rollout: Rollout, verb: str, **said: Any) -> Any:
     return client.post(reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk]), said)
+
+
+def confirmation(client: Client, rollout: Rollout, verb: str) -> dict[str, str]:
+    """What the form beside a button sends along."""
+    address = reverse(f"admin:ota_rollout_{verb}", args=[rollout.pk])
+    form = page(client, rollout).split(f'<form method="post" action="{address}">')[1]
+    hidden = r'<input type="hidden" name="(\w+)" value="([^"]*)">'
+    return dict(re.findall(hidden, form.split("</form>")[0]))
 
 
 def status(row: Rollout | UpgradeTask) -> str:
@@ -114,6 +125,15 @@ def test_a_second_person_approves_with_a_remark(approver: Client) -> None:
     assert "Weather is fine" in page(approver, rollout)
 
 
+@pytest.mark.everywhere
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_a_remark_is_kept_without_what_no_database_takes(approver: Client, verb: str) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    press(approver, rollout, verb, remark="Not\x00 before\r\nMonday\x1b ")
+    rollout.refresh_from_db()
+    assert rollout.remark == "Not before Monday"
+
+
 def test_a_second_person_denies_and_the_second_press_says_so(approver: Client) -> None:
     task = make_task(rollout=make_rollout(status=R.NEEDS_APPROVAL))
     press(approver, task.rollout, "deny", remark="Not today")
@@ -127,6 +147,79 @@ def test_the_author_sees_no_button_to_approve_and_is_refused(approver: Client) -
     assert "Approve it" not in page(approver, rollout)
     assert press(approver, rollout, "approve").status_code == 403
     assert status(rollout) == R.NEEDS_APPROVAL
+
+
+# What the page showed
+
+
+CHANGED = "has changed since it was looked at. Please look at it once more."
+
+
+def paused_anew(rollout: Rollout) -> None:
+    now = timezone.now()
+    rollouts.resume(rollout, now)
+    rollouts.stop(rollout, rollout.pause_reason, now)
+
+
+def changed(rollout: Rollout, **fields: Any) -> None:
+    rollouts.change(rollout, fields, timezone.now())
+
+
+LATER = timezone.now() + dt.timedelta(days=9)
+DECISIONS: list[Callable[[Rollout], None]] = [
+    partial(changed, limit_in_flight=1000),
+    partial(changed, windows="daily 22:00-05:00"),
+    partial(changed, starts_at=LATER),
+    partial(changed, deadline_at=LATER),
+]
+
+
+@pytest.mark.parametrize("decide", DECISIONS)
+def test_what_was_changed_is_approved_only_after_it_was_shown(
+    approver: Client, decide: Callable[[Rollout], None]
+) -> None:
+    rollout = make_rollout(status=R.NEEDS_APPROVAL)
+    seen = confirmation(approver, rollout, "approve")
+    decide(rollout)
+    assert CHANGED in told(press(approver, rollout, "approve", **seen))
+    assert status(rollout) == R.NEEDS_APPROVAL
+    assert not LogEntry.objects.exists()
+    press(approver, rollout, "approve", **confirmation(approver, rollout, "approve"))
+    assert status(rollout) == R.RUNNING
+
+
+@pytest.mark.parametrize("decide", [*DECISIONS, paused_anew])
+def test_what_was_changed_or_paused_anew_is_resumed_only_after_it_was_shown(
+    operator: Client, decide: Callable[[Rollout], None]
+) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    seen = confirmation(operator, rollout, "resume")
+    decide(rollout)
+    assert CHANGED in told(press(operator, rollout, "resume", **seen))
+    assert status(rollout) == R.PAUSED
+    press(operator, rollout, "resume", **confirmation(operator, rollout, "resume"))
+    assert status(rollout) == R.RUNNING
+
+
+def test_the_progress_of_its_upgrades_keeps_nobody_from_resuming(operator: Client) -> None:
+    rollout = make_rollout(status=R.PAUSED, pause_reason="3 failed")
+    running, failed = make_task(rollout=rollout, status=S.IN_PROGRESS), make_failed(rollout)
+    seen = confirmation(operator, rollout, "resume")
+    UpgradeTask.objects.move([running.pk], S.FAILED, timezone.now())
+    rollouts.dismiss(rollout, timezone.now(), pks=[failed.pk])
+    assert "Resumed" in told(press(operator, rollout, "resume", **seen))
+
+
+def test_the_second_press_on_an_old_page_says_what_the_first_has_done(
+    operator: Client, approver: Client
+) -> None:
+    paused, waiting = make_rollout(status=R.PAUSED), make_rollout(status=R.NEEDS_APPROVAL)
+    seen = confirmation(operator, paused, "resume")
+    press(operator, paused, "resume", **seen)
+    assert "It is not paused." in told(press(operator, paused, "resume", **seen))
+    seen = confirmation(approver, waiting, "approve")
+    press(approver, waiting, "approve", **seen)
+    assert "does not wait for approval" in told(press(approver, waiting, "approve", **seen))
 
 
 # Waves
@@ -229,6 +322,48 @@ def test_all_failures_are_retried_or_dismissed_together(operator: Client) -> Non
     make_failed(other)
     assert "Dismissed 2 failed upgrades." in told(press(operator, other, "dismiss"))
     assert "Nothing was dismissed" in told(press(operator, other, "dismiss"))
+
+
+def test_what_failed_after_the_page_is_neither_retried_nor_dismissed_with_the_rest(
+    operator: Client,
+) -> None:
+    rollout = make_rollout()
+    first, second = make_failed(rollout), make_failed(rollout)
+    seen = confirmation(operator, rollout, "retry")
+    later = make_failed(rollout)
+    assert "Planned 2 upgrades again." in told(press(operator, rollout, "retry", **seen))
+    seen = confirmation(operator, rollout, "dismiss")
+    latest = make_failed(rollout)
+    assert "Dismissed 1 failed upgrade." in told(press(operator, rollout, "dismiss", **seen))
+    retried = UpgradeTask.objects.filter(retried_as__isnull=False)
+    assert set(retried) == {first, second}
+    assert set(UpgradeTask.objects.needing_attention()) == {latest}
+    assert status(later) == S.FAILED
+
+
+@pytest.mark.parametrize("verb", ["retry", "dismiss"])
+def test_failures_that_came_in_behind_those_shown_are_shown_first(
+    operator: Client, verb: str
+) -> None:
+    """One that was stored late, or after the clock was set back, ended before the newest shown."""
+    rollout = make_rollout()
+    make_failed(rollout)
+    seen = confirmation(operator, rollout, verb)
+    make_failed(rollout, finished_at=timezone.now() - dt.timedelta(minutes=5))
+    refused = told(press(operator, rollout, verb, **seen))
+    assert "Nothing was done: other upgrades have failed than the page showed." in refused
+    assert UpgradeTask.objects.needing_attention().count() == 2
+    again = told(press(operator, rollout, verb, **confirmation(operator, rollout, verb)))
+    assert " 2 " in again
+
+
+@pytest.mark.parametrize(
+    "seen", [{"newest": "x"}, {"newest": HUGE}, {"newest": "0", "number": "²"}]
+)
+def test_a_page_that_showed_no_failure_settles_none(operator: Client, seen: dict[str, str]) -> None:
+    rollout = make_failed().rollout
+    assert "Nothing was dismissed" in told(press(operator, rollout, "dismiss", **seen))
+    assert UpgradeTask.objects.needing_attention().exists()
 
 
 def test_a_task_of_another_rollout_is_not_touched(operator: Client) -> None:

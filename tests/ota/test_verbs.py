@@ -131,6 +131,27 @@ def test_nothing_of_a_canceled_rollout_is_retried() -> None:
         rollouts.retry(task.rollout, NOW)
 
 
+# What was looked at
+
+
+def test_what_changed_since_it_was_seen_is_neither_approved_nor_resumed(olga: User) -> None:
+    waiting, paused = make_rollout(status=R.NEEDS_APPROVAL), make_rollout(status=R.PAUSED)
+    with pytest.raises(NotPossible, match="has changed since it was looked at"):
+        rollouts.approve(waiting, NOW, olga, seen="another")
+    with pytest.raises(NotPossible, match="has changed since it was looked at"):
+        rollouts.resume(paused, NOW, olga, seen="another")
+    assert (status(waiting), status(paused)) == (R.NEEDS_APPROVAL, R.PAUSED)
+    rollouts.approve(waiting, NOW, olga, seen=waiting.digest)
+    assert rollouts.resume(paused, NOW, olga, seen=paused.digest)
+
+
+def test_a_digest_knows_all_of_the_policy_and_nothing_of_the_name() -> None:
+    digests = {Rollout(judged_from=NOW, **{name: "other"}).digest for name in rollouts.FIELDS}
+    usual = Rollout(judged_from=NOW)
+    assert len(digests | {usual.digest}) == len(rollouts.FIELDS) + 1
+    assert Rollout(judged_from=NOW, name="Autumn").digest == usual.digest
+
+
 # Approval
 
 
