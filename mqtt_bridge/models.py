@@ -122,7 +122,7 @@ class BridgeSession(models.Model):
     process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")
     connected_since = models.DateTimeField(null=True)
     behind_since = models.DateTimeField(
-        null=True, help_text="Since when the broker has had more messages than could be taken."
+        null=True, help_text="Up to when it is known what docks say, where that is not now."
     )
     seen_at = models.DateTimeField()
 

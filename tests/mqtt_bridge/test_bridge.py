@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -212,6 +214,25 @@ def test_what_waited_in_the_bridge_while_the_database_was_away_is_not_heard_yet(
         assert (since is not None and since < later - dt.timedelta(seconds=30)) is is_behind
     finally:
         may_go_on.release(10)
+
+
+def test_what_docks_say_is_known_up_to_the_last_word_of_a_broker_that_hangs(
+    bridge: Bridge, mosquitto: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridges, "QUIET", 0.2)
+    behind = BridgeSession.objects.exclude(behind_since=None)
+    os.kill(mosquitto.pid, signal.SIGSTOP)
+    try:
+        hangs_since = timezone.now()
+        eventually(behind.exists, "the word of it")
+        heard = BridgeSession.objects.heard(timezone.now())
+        assert heard
+        assert heard.until < hangs_since
+    finally:
+        os.kill(mosquitto.pid, signal.SIGCONT)
+    monkeypatch.setattr(bridges, "QUIET", 60)
+    wire.say("thing/product/D1/state", envelope({"firmware_version": NEW}))
+    eventually(lambda: not behind.exists(), "the end of it")
 
 
 def test_over_mqtt_5_the_session_is_kept_too(processes: Processes, wire: Wire) -> None:
