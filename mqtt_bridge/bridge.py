@@ -27,6 +27,9 @@ MANY = 500
 # Under load batches begin this far apart: it costs their messages some milliseconds and saves
 # most of the commits. The first message after a pause does not wait.
 APART = 0.012  # s
+# A fleet says something all the time. Without one the broker's answers to our pings come further apart
+# than this, and then the limits of time lag behind by some seconds.
+QUIET = 5.0  # s
 
 
 def _this_process() -> str:
@@ -112,11 +115,24 @@ class Bridge:
             self._ending.wait(1)
 
     def _note_delay(self, batch: Sequence[Read]) -> None:
-        """Where the broker has more than it may send us at once, what we know is of the past."""
-        if sum(1 for read in batch if read.received.qos) < MANY:
+        """As of when we know what docks say, where that is not now.
+
+        Where the broker has more than it may send us at once, it stays the moment when that began;
+        what waited here, as while the database was away, is known up to the oldest that waits; and
+        where the broker says nothing at all the connection may be a dead one.
+        """
+        kept = [read.received.received_at for read in batch if read.received.qos]
+        is_more = len(kept) >= MANY
+        if len(batch) == MOST_AT_ONCE:
+            kept.append(batch[-1].received.received_at)  # nothing behind it is older
+        if is_more:
+            self._behind_since = self._behind_since or Moment(kept[0])
+        elif kept and timezone.now() - kept[0] > BridgeSession.BEAT:
+            self._behind_since = Moment(kept[0])
+        elif (silence := self._listener.silence()) > QUIET:
+            self._behind_since = Moment(timezone.now() - dt.timedelta(seconds=silence))
+        else:
             self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = Moment(batch[0].received.received_at)
 
     def _work(self, batch: Sequence[Read]) -> None:
         started = time.monotonic()

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-KEEPALIVE = 30  # s
+# s; so often the broker shows that it is there where nobody says anything.
+KEEPALIVE = 10
 SESSION_EXPIRY = 7 * 24 * 3600  # s; how long an MQTT 5 broker keeps messages for an absent bridge
 # So many messages may be under way without an acknowledgement: one batch in the database, and the
 # next one on its way meanwhile.
@@ -189,6 +190,11 @@ class Listener(_Connection, Generic[T]):
         """Sends an answer; paho sends it again until the broker has it."""
         self._client.publish(topic, payload, qos=1)
 
+    def silence(self) -> float:
+        """How long nothing has come from the broker, not even its answer to a ping; in seconds."""
+        line = self._made.line
+        return time.monotonic() - line.read_at if line else 0.0
+
     def wake(self) -> None:
         """Ends a waiting ``take`` early."""
         with self._arrived:
@@ -205,11 +211,15 @@ class Listener(_Connection, Generic[T]):
             line.acknowledge([m.mid for m in messages if m.qos and m.session == line.number])
 
     def _context(self, tls: ssl.SSLContext | None) -> ssl.SSLContext:
-        made = Context(tls, is_five=self._five, deliver=self._deliver)
-        return cast("ssl.SSLContext", made)  # it is asked for nothing else
+        self._made = Context(tls, is_five=self._five, deliver=self._deliver)
+        return cast("ssl.SSLContext", self._made)  # it is asked for nothing else
 
     def _on_session(self, _: Properties | None) -> None:
         self._client.subscribe(list(self._filters))
+
+    def _on_disconnect(self, *told: Any) -> None:
+        super()._on_disconnect(*told)
+        self.wake()
 
     def _on_subscribe(
         self, _: Client, __: Any, ___: int, codes: list[ReasonCode], ____: Properties | None

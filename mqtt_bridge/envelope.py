@@ -126,15 +126,16 @@ def is_overtaken(
 
     Its own clock orders what arrives together. Where the earlier message came a while ago the
     clock has stepped back instead, as when a restarted device has not found its time server yet;
-    where it came in the future, ours has. What the broker sends again is as old as it says.
+    where it came in the future, ours has. What the broker sends again is as old as it says, and so
+    is what arrived before the other was heard: it hung in a bridge since.
     """
     if last_at is None or message.at >= last_at:
         return False
-    return (
-        message.is_again
-        or last_seen_at is None
-        or abs(message.received_at - last_seen_at) < TOGETHER
-    )
+    if message.is_again or last_seen_at is None:
+        return True
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251  # plain Python
+    has_hung = message.received_at < last_seen_at <= now
+    return has_hung or abs(message.received_at - last_seen_at) < TOGETHER
 
 
 def result(code: int, **output: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ other packet stay paho's: it gets this object as its socket (``Client.tls_set_co
 import contextlib
 import datetime as dt
 import itertools
+import logging
 import select
 import socket
 import ssl
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from django.utils import timezone
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 256 * 1024
 SEND_TIME = 30.0  # s for a packet to a broker that does not read
@@ -115,6 +118,7 @@ class Line:
         self._others = bytearray()  # packets for paho
         self._packet = threading.Lock()  # held for a whole packet
         self._call = threading.Lock()  # OpenSSL takes one call at a time
+        self.read_at = time.monotonic()  # when anything came last
 
     # What paho calls.
 
@@ -131,10 +135,8 @@ class Line:
                 chunk = self._inner.recv(CHUNK)
             if not chunk:
                 return b""
-            if self._pieces:
-                self._add(chunk)
-            else:
-                self._take_apart(chunk)
+            self.read_at = time.monotonic()
+            self._read(chunk)
         if not self._others:
             raise BlockingIOError
         taken = bytes(self._others[:most])
@@ -220,6 +222,19 @@ class Line:
             with contextlib.suppress(OSError):
                 self._inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
+    def _read(self, chunk: bytes) -> None:
+        """Raises MalformedPublish whatever goes wrong: of that paho makes a new connection, of all else its end."""
+        try:
+            if self._pieces:
+                self._add(chunk)
+            else:
+                self._take_apart(chunk)
+        except MalformedPublish:
+            raise
+        except Exception as error:
+            logger.exception("what came from the broker cannot be taken in")
+            raise MalformedPublish(f"{type(error).__name__}: {error}") from error
+
     def _add(self, chunk: bytes) -> None:
         """More of a packet that is not whole yet.
 
@@ -255,6 +270,8 @@ class Line:
 
     def _received(self, raw: bytes, body: int, end: int, head: int, now: dt.datetime) -> Received:
         """MQTT 3.1.1 and 5, section 3.3: topic, number, properties (only 5), payload."""
+        if end - body < 2:
+            raise MalformedPublish(f"a message of {end - body} bytes has no topic")
         at = body + 2 + (raw[body] << 8 | raw[body + 1])
         topic = raw[body + 2 : at].decode(errors="replace")
         qos, mid = head >> 1 & 3, 0

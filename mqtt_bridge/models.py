@@ -66,15 +66,17 @@ class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
     def heard(self, now: dt.datetime) -> Heard | None:
         """Since when and until when we know what the docks say; None while we do not hear it all.
 
-        Bridges that share a group hear all of it together, so the one that came last counts, and the
-        one that was seen the longest ago: whether a bridge has died since nobody knows yet.
+        The bridge that came last counts: one that was there before it may have died, and then nobody
+        heard what came in between. Bridges that share a group hear all of it together, so of them
+        the one that was seen the longest ago tells until when: nobody knows yet whether it has died.
         """
         if self.away(now).exists():
             return None
-        is_shared = bool(settings.MQTT_SHARED_GROUP)
-        since, seen = (models.Max, models.Min) if is_shared else (models.Min, models.Max)
+        seen = models.Min if settings.MQTT_SHARED_GROUP else models.Max
         found = self.listening(now).aggregate(
-            since=since("connected_since"), seen=seen("seen_at"), behind=models.Min("behind_since")
+            since=models.Max("connected_since"),
+            seen=seen("seen_at"),
+            behind=models.Min("behind_since"),
         )
         if found["since"] is None:
             return None
@@ -120,7 +122,7 @@ class BridgeSession(models.Model):
     process = models.CharField(max_length=200, blank=True, help_text="Host and process id.")
     connected_since = models.DateTimeField(null=True)
     behind_since = models.DateTimeField(
-        null=True, help_text="Since when the broker has had more messages than could be taken."
+        null=True, help_text="Up to when it is known what docks say, where that is not now."
     )
     seen_at = models.DateTimeField()
 

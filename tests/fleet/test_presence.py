@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -107,6 +108,15 @@ def test_an_overtaken_topology_changes_nothing() -> None:
     topology("DOCK1", "AIR1", seconds_ago=1)
     topology("DOCK1", seconds_ago=5)
     assert stored("AIR1").is_online
+
+
+def test_a_topology_that_hung_in_a_bridge_does_not_take_an_aircraft_back() -> None:
+    with time_machine.travel(timezone.now() - dt.timedelta(minutes=10)):
+        hung = told("DOCK1", "AIR1")
+    with time_machine.travel(timezone.now() - dt.timedelta(minutes=5)):
+        topology("DOCK2", "AIR1")
+    pipeline.process([hung])
+    assert stored("AIR1").gateway == stored("DOCK2")
 
 
 def test_after_our_clock_has_jumped_back_a_topology_counts_at_once() -> None:

@@ -327,6 +327,17 @@ def test_what_a_killed_bridge_gets_again_does_not_undo_what_another_one_took_in(
     assert stored(dock.sn).firmware_version == NEW
 
 
+def test_an_old_version_that_hung_in_a_bridge_does_not_undo_what_another_one_took_in() -> None:
+    said, seen = (timezone.now() - dt.timedelta(minutes=minutes) for minutes in (10, 5))
+    dock = make_dock(NEW, firmware_reported_at=seen, firmware_seen_at=seen)
+    message = envelope({"firmware_version": OLD}, timestamp=int(said.timestamp() * 1000))
+    topic = f"thing/product/{dock.sn}/state"
+    pipeline.process([received(topic, message, received_at=said)])
+    assert stored(dock.sn).firmware_version == NEW
+    pipeline.process([received(topic, message)])  # just now, from a clock that was set back
+    assert stored(dock.sn).firmware_version == OLD
+
+
 def test_a_clock_that_stepped_back_does_not_hide_a_new_version() -> None:
     dock = make_dock(firmware_seen_at=timezone.now() - dt.timedelta(minutes=5))
     say(dock.sn, {"firmware_version": NEW}, "state", seconds_ago=3 * 3600)

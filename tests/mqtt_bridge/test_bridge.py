@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from pytest_django import Settings
 
 from fleet import telemetry
 from fleet.models import Device
+from mqtt_bridge import bridge as bridges
 from mqtt_bridge import envelope as envelopes
 from mqtt_bridge import pipeline, router
 from mqtt_bridge.bridge import Bridge
@@ -172,6 +175,64 @@ def test_a_bridge_that_is_behind_says_since_when(
         assert behind_since
         assert behind_since > published
         eventually(lambda: BridgeSession.objects.filter(behind_since=None), "the end of it")
+
+
+@pytest.mark.parametrize(
+    ("said", "most", "is_behind"),
+    [(["state"], 4000, True), (["osd", "osd", "state"], 2, True), (["osd"], 4000, False)],
+    ids=["what counts", "what counts, behind a full batch", "telemetry alone"],
+)
+def test_what_waited_in_the_bridge_while_the_database_was_away_is_not_heard_yet(
+    said: list[str],
+    most: int,
+    is_behind: bool,
+    bridge: Bridge,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, may_go_on, work = threading.Semaphore(0), threading.Semaphore(0), pipeline.process
+
+    def wait_first(batch: Sequence[Read], **how: Any) -> list[Reply]:
+        begun.release()
+        may_go_on.acquire()
+        return work(batch, **how)
+
+    monkeypatch.setattr(pipeline, "process", wait_first)
+    monkeypatch.setattr(bridges, "MOST_AT_ONCE", most)
+    try:
+        wire.say("thing/product/D1/state", envelope({"firmware_version": NEW}))
+        begun.acquire()
+        for number, kind in enumerate(said):
+            wire.say(f"thing/product/D1/{kind}", envelope({"mode_code": number}))
+        arrived = bridge._listener._waiting
+        eventually(lambda: len(arrived) == len(said), "what waits in memory")
+        later = timezone.now() + dt.timedelta(seconds=40)
+        with time_machine.travel(later, tick=True):
+            may_go_on.release()
+            begun.acquire()
+            since = BridgeSession.objects.get().behind_since
+        assert (since is not None and since < later - dt.timedelta(seconds=30)) is is_behind
+    finally:
+        may_go_on.release(10)
+
+
+def test_what_docks_say_is_known_up_to_the_last_word_of_a_broker_that_hangs(
+    bridge: Bridge, mosquitto: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridges, "QUIET", 0.2)
+    behind = BridgeSession.objects.exclude(behind_since=None)
+    os.kill(mosquitto.pid, signal.SIGSTOP)
+    try:
+        hangs_since = timezone.now()
+        eventually(behind.exists, "the word of it")
+        heard = BridgeSession.objects.heard(timezone.now())
+        assert heard
+        assert heard.until < hangs_since
+    finally:
+        os.kill(mosquitto.pid, signal.SIGCONT)
+    monkeypatch.setattr(bridges, "QUIET", 60)
+    wire.say("thing/product/D1/state", envelope({"firmware_version": NEW}))
+    eventually(lambda: not behind.exists(), "the end of it")
 
 
 def test_over_mqtt_5_the_session_is_kept_too(processes: Processes, wire: Wire) -> None:

@@ -1,5 +1,6 @@
 """The bridge's socket: what is taken out of the stream, and what is left to paho."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -160,6 +161,8 @@ def test_properties_of_mqtt_5_are_passed_by(ends: Ends, properties: bytes) -> No
     [
         b"\x32\xff\xff\xff\xff\x01",  # a length of five bytes
         b"\x32\x04\x00\x09ab",  # a topic longer than the packet
+        b"\x30\x00",  # no topic
+        b"\x30\x01\x00",
         publish(b"", properties=b"\x7f"),  # properties longer than the packet
         publish(b"", properties=b"\xff\xff\xff\xff\xff"),
     ],
@@ -168,6 +171,20 @@ def test_what_is_not_mqtt_breaks_the_line(ends: Ends, packet: bytes) -> None:
     ends.broker.sendall(packet)
     with pytest.raises(MalformedPublish):
         read(ends.line)
+
+
+def test_a_message_that_cannot_be_delivered_breaks_the_line_instead_of_the_thread_that_reads_it() -> (
+    None
+):
+    ours, broker = socket.socketpair()
+
+    def fail(*_: object) -> None:
+        raise ValueError("no such thing")
+
+    with contextlib.closing(Line(ours, is_five=False, deliver=fail)) as line, broker:
+        broker.sendall(publish(b"hello"))
+        with pytest.raises(MalformedPublish, match="ValueError: no such thing"):
+            line.recv(1)
 
 
 def test_a_batch_is_acknowledged_in_one_write(ends: Ends) -> None:

@@ -193,6 +193,20 @@ def test_what_a_bridge_that_may_have_died_did_not_hear_ends_nothing(
     assert status(task) == TaskStatus.TIMEOUT
 
 
+def test_what_nobody_heard_between_a_bridge_that_died_and_its_successor_ends_nothing() -> None:
+    task = make_task(status=TaskStatus.VERIFYING, status_at=timezone.now())
+    second, at_limit = dt.timedelta(seconds=1), timezone.now() + dt.timedelta(minutes=15)
+    make_listening(seen_at=at_limit - 5 * second)
+    now = at_limit + 5 * second
+    successor = make_listening(connected_since=at_limit, seen_at=now)
+    limits.enforce(now)
+    assert status(task) == TaskStatus.VERIFYING
+    successor.seen_at = at_limit + 61 * second
+    successor.save()
+    limits.enforce(successor.seen_at)
+    assert status(task) == TaskStatus.TIMEOUT
+
+
 def test_of_bridges_that_share_a_fleet_the_one_seen_the_longest_ago_tells_until_when_it_was_heard(
     settings: Settings,
 ) -> None:
