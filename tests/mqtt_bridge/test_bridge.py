@@ -430,6 +430,23 @@ def test_a_large_batch_goes_over_two_connections_and_each_device_keeps_its_order
 
 @pytest.mark.everywhere
 @pytest.mark.django_db(transaction=True)
+def test_topologies_are_committed_before_anything_else_of_their_batch(
+    batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WORTH_TWO", 4)
+    data = {"domain": "3", "type": 2, "sub_devices": []}
+    batch = [osd(f"D{number}") for number in range(20)]
+    for number in (3, 7):
+        topology = envelope(data, "update_topo")
+        batch.insert(number, received(f"sys/product/D{number}/status", topology))
+    pipeline.process(batch)
+    pipeline.close()
+    assert (batches[0], sum(batches)) == (2, 22)
+    assert len(batches) == (2 if connection.vendor == "sqlite" else 3)
+
+
+@pytest.mark.everywhere
+@pytest.mark.django_db(transaction=True)
 def test_of_a_large_batch_nothing_is_said_to_be_done_if_one_half_has_to_give_up(
     also: Also, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +496,33 @@ def test_an_outage_is_told_from_a_value_that_is_refused(state: str | None, is_ou
     error = OperationalError("…")
     error.__cause__ = type("Cause", (Exception,), {"sqlstate": state})()
     assert pipeline.is_outage(error) is is_outage
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("40P01", "messages are brought in again"), ("57P03", "the database does not answer")],
+    ids=["deadlock", "outage"],
+)
+def test_why_a_batch_has_to_be_brought_in_again_is_told(
+    state: str,
+    words: str,
+    also: Also,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cause = type("Cause", (Exception,), {"sqlstate": state})
+    failures = [cause()]
+
+    def fail_once(messages: Any) -> tuple[()]:
+        if failures:
+            raise OperationalError("as the database says") from failures.pop()
+        return ()
+
+    also(fail_once)
+    monkeypatch.setattr(connection, "close", lambda: None)
+    pipeline.process([osd("GOOD1")], give_up=lambda _: False)
+    assert [record.message for record in caplog.records if words in record.message]
 
 
 def test_bad_values_are_no_outage() -> None:
