@@ -55,10 +55,17 @@ def update(messages: Sequence[Message[Topology]], now: dt.datetime) -> None:
     fleet = _Fleet(newest.values(), now)
     for message in newest.values():
         gateway = fleet.devices[message.sn]
-        if not is_overtaken(message, gateway.topology_at, gateway.topology_seen_at):
+        if not _is_known(message, gateway):
             _update_gateway(gateway, message, fleet)
             _update_children(gateway, message, fleet)
     fleet.save()
+
+
+def _is_known(message: Message[Topology], gateway: Device) -> bool:
+    """Whether the dock said it before what counts, or the broker sends again what does."""
+    last = gateway.topology_at
+    is_repeated = message.is_again and last is not None and message.at <= last
+    return is_repeated or is_overtaken(message, last, gateway.topology_seen_at)
 
 
 class _Fleet:

@@ -1,7 +1,8 @@
 """From what arrived to what it changes: one transaction for a batch, then the acknowledgement.
 
-A batch runs through all routes in one transaction. If that fails it is tried message by message,
-so that a bad one harms only itself. A database that is away is nobody's fault: everything waits.
+A batch runs through all routes in one transaction, its topologies before that in one of their own.
+If one fails it is tried message by message, so that a bad one harms only itself. A database that is
+away is nobody's fault: everything waits.
 """
 
 import logging
@@ -64,10 +65,7 @@ def process(batch: Sequence[Read], *, give_up: Callable[[float], bool] = bool) -
         Stopped: the process is to end; nothing of the batch may be acknowledged.
     """
     started = time.monotonic()
-    if len(batch) < WORTH_TWO or connection.vendor == "sqlite":  # where one writes at a time
-        replies = _process(batch, give_up)
-    else:
-        replies = _process_by_two(batch, give_up)
+    replies = [reply for part in _parts(batch) for reply in _process(part, give_up)]
     metrics.observe("batch_size", len(batch))
     metrics.observe("batch_seconds", time.monotonic() - started)
     return replies if settings.MQTT_ANSWER_REQUESTS else []
@@ -78,11 +76,31 @@ def close() -> None:
     _second.submit(connections.close_all).result()
 
 
+def _parts(batch: Sequence[Read]) -> list[Sequence[Read]]:
+    """Topologies, and then all else; the second begins when the first has committed.
+
+    A topology holds a dock and its aircraft, whoever else speaks of them. In one transaction with
+    more it would wait for the devices of another half or bridge that waits for those.
+    """
+    kinds = [read.said[0][0].kind if read.said else None for read in batch]
+    if Kind.STATUS not in kinds:
+        return [batch]
+    told = [*zip(kinds, batch, strict=True)]
+    topologies = [read for kind, read in told if kind is Kind.STATUS]
+    return [topologies, [read for kind, read in told if kind is not Kind.STATUS]]
+
+
+def _process(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
+    if len(batch) < WORTH_TWO or connection.vendor == "sqlite":  # where one writes at a time
+        return _process_at_once(batch, give_up)
+    return _process_by_two(batch, give_up)
+
+
 def _process_by_two(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
     ours, theirs = _halves(batch)
-    other = _second.submit(_process, theirs, give_up)
+    other = _second.submit(_process_at_once, theirs, give_up)
     try:
-        replies = _process(ours, give_up)
+        replies = _process_at_once(ours, give_up)
     finally:
         wait([other])
     return replies + other.result()
@@ -97,7 +115,7 @@ def _halves(batch: Iterable[Read]) -> tuple[list[Read], list[Read]]:
     return halves
 
 
-def _process(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
+def _process_at_once(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
     try:
         return _patiently(lambda: _bring_in(batch), give_up)
     except Stopped:
@@ -152,12 +170,18 @@ def _patiently(attempt: Callable[[], T], give_up: Callable[[float], bool]) -> T:
             if not is_outage(error):
                 raise
             if not said:
-                logger.warning("the database does not answer, messages wait: %s", error)
+                logger.warning("%s: %s", _what_failed(error), error)
                 said = True
             connection.close()
         if give_up(pause * random.uniform(0.5, 1.5)):  # noqa: S311
             raise Stopped
         pause = min(pause * 2, 10)
+
+
+def _what_failed(error: BaseException) -> str:
+    if _state(error).startswith("40"):  # a deadlock, for example
+        return "another transaction was in the way, messages are brought in again"
+    return "the database does not answer, messages wait"
 
 
 def is_outage(error: BaseException) -> bool:
@@ -168,9 +192,14 @@ def is_outage(error: BaseException) -> bool:
     """
     if isinstance(error, InterfaceError):
         return True
-    state = getattr(error.__cause__, "sqlstate", None) or ""
-    is_limit = state.startswith(("22", "54")) or "too many" in str(error) or "too big" in str(error)
+    is_limit = _state(error).startswith(("22", "54"))
+    is_limit = is_limit or "too many" in str(error) or "too big" in str(error)
     return isinstance(error, OperationalError) and not is_limit
+
+
+def _state(error: BaseException) -> str:
+    """PostgreSQL's code (its manual, appendix A); empty where there is none."""
+    return getattr(error.__cause__, "sqlstate", None) or ""
 
 
 def _plan(batch: Iterable[Read]) -> tuple[Plan, list[FailedMessage]]:

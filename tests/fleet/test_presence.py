@@ -1,6 +1,8 @@
 """Topology: docks with their aircraft, and who may say what about whom."""
 
 import datetime as dt
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,10 +12,11 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from fleet import binding
+from fleet import binding, presence
 from fleet.models import Device, Organization, Site
+from fleet.presence import Topology
 from mqtt_bridge import pipeline, router
-from mqtt_bridge.envelope import Reply
+from mqtt_bridge.envelope import Message, Reply
 from mqtt_bridge.pipeline import Read
 from tests.fleet.locks import someone_waits
 from tests.make import (
@@ -117,6 +120,15 @@ def test_a_topology_that_hung_in_a_bridge_does_not_take_an_aircraft_back() -> No
         topology("DOCK2", "AIR1")
     pipeline.process([hung])
     assert stored("AIR1").gateway == stored("DOCK2")
+
+
+def test_a_topology_that_the_broker_sends_again_is_no_second_start() -> None:
+    first = told("DOCK1", "AIR1")
+    pipeline.process([first])
+    Device.objects.update(mode_code=4)
+    replies = pipeline.process([pipeline.read(first.received._replace(is_again=True))])
+    assert [stored(sn).mode_code for sn in ("DOCK1", "AIR1")] == [4, 4]
+    assert [reply.data for reply in replies] == [{"result": 0}]
 
 
 def test_after_our_clock_has_jumped_back_a_topology_counts_at_once() -> None:
@@ -390,3 +402,38 @@ def test_of_two_docks_that_name_one_aircraft_at_once_the_later_one_has_it() -> N
             eventually(lambda: earlier.done() or someone_waits(), "the second one", 10)
         earlier.result()
     assert stored("AIR1").gateway == docks[1]
+
+
+@pytest.mark.everywhere
+@pytest.mark.django_db(transaction=True)
+def test_bridges_that_bring_in_topologies_do_not_wait_for_each_others_aircraft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the two halves of a batch."""
+    organization = make_organization()
+    docks = [make_dock(sn=sn, organization=organization) for sn in ("DOCK1", "DOCK2")]
+    for dock, sn in zip(docks, ("AIR1", "AIR2"), strict=True):
+        make_aircraft(dock, sn=sn)
+    have_met, update = threading.Event(), presence.update
+    both = threading.Barrier(1 if connection.vendor == "sqlite" else 2, have_met.set)
+
+    def meet(messages: Sequence[Message[Topology]], now: dt.datetime) -> None:
+        update(messages, now)
+        if not have_met.is_set():
+            both.wait()
+
+    monkeypatch.setattr(presence, "update", meet)
+
+    def bring_in(dock: str, aircraft: str, other: str) -> None:
+        """A batch that has to be brought in again is given up."""
+        osd = said(other, {"mode_code": 1}, "osd")
+        try:
+            pipeline.process([told(dock, aircraft, seconds_ago=1), osd])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as bridges:
+        one = bridges.submit(bring_in, "DOCK1", "AIR1", "AIR2")
+        bridges.submit(bring_in, "DOCK2", "AIR2", "AIR1").result()
+        one.result()
+    assert not Device.objects.filter(topology_at=None).exists()
