@@ -111,12 +111,21 @@ _Row: Any = collections.namedtuple("_Row", list(_READ))  # type: ignore[misc]  #
 
 
 def _stored(sns: Collection[str], *, lock: bool) -> list[Any]:
-    """The devices of these serial numbers as rows; an unknown one is made, unclaimed."""
-    question = _LOCKED if lock else _OPEN
-    rows = question.rows(sns)
+    """The devices of these serial numbers as rows; an unknown one is made, unclaimed.
+
+    Locked with their docks, in which a change is noted too, and in one order: two halves of a batch would
+    wait for each other's.
+    """
+    if lock:
+        places = dict(_PLACES.rows(sns))
+        both = Device.objects.filter(pk__among={*places, *places.values()} - {None}).order_by("pk")
+        locked = both.select_for_update(no_key=True).values_list(*_READ)
+        rows = [row for row in locked if row[1] in sns]
+    else:
+        rows = _OPEN.rows(sns)
     if missing := set(sns) - {sn for _, sn, *_ in rows}:
         _make(missing)
-        rows += question.rows(missing)
+        rows += _OPEN.rows(missing)
     return [_Row(*row) for row in rows]
 
 
@@ -125,7 +134,7 @@ def _of(sns: Collection[str]) -> QuerySet[Device]:
 
 
 _OPEN = Question(lambda sns: _of(sns).values_list(*_READ))
-_LOCKED = Question(lambda sns: _of(sns).select_for_update().values_list(*_READ))
+_PLACES = Question(lambda sns: _of(sns).values_list("pk", "gateway_id"))
 
 
 def known(sns: Collection[str]) -> list[Device]:

@@ -1,6 +1,6 @@
 """From what arrived to what it changes: one transaction for a batch, then the acknowledgement.
 
-A batch runs through all routes in one transaction, its topologies before that in one of their own.
+A batch runs through all routes in one transaction, its topologies and states in others of their own.
 If one fails it is tried message by message, so that a bad one harms only itself. A database that is
 away is nobody's fault: everything waits.
 """
@@ -76,18 +76,17 @@ def close() -> None:
     _second.submit(connections.close_all).result()
 
 
-def _parts(batch: Sequence[Read]) -> list[Sequence[Read]]:
-    """Topologies, and then all else; the second begins when the first has committed.
+# These lock a dock and its aircraft, whoever else speaks of them. In one transaction with more they
+# would wait for the devices of another half or bridge that waits for those.
+_TURNS = {Kind.STATUS: 0, Kind.STATE: 2}
 
-    A topology holds a dock and its aircraft, whoever else speaks of them. In one transaction with
-    more it would wait for the devices of another half or bridge that waits for those.
-    """
-    kinds = [read.said[0][0].kind if read.said else None for read in batch]
-    if Kind.STATUS not in kinds:
-        return [batch]
-    told = [*zip(kinds, batch, strict=True)]
-    topologies = [read for kind, read in told if kind is Kind.STATUS]
-    return [topologies, [read for kind, read in told if kind is not Kind.STATUS]]
+
+def _parts(batch: Sequence[Read]) -> list[list[Read]]:
+    """Topologies, what is neither, and states; each begins when the one before has committed."""
+    parts: tuple[list[Read], ...] = ([], [], [])
+    for read in batch:
+        parts[_TURNS.get(read.said[0][0].kind, 1) if read.said else 1].append(read)
+    return [part for part in parts if part]
 
 
 def _process(batch: Sequence[Read], give_up: Callable[[float], bool]) -> list[Reply]:
