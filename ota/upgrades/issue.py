@@ -282,7 +282,7 @@ def _take_back(
     metrics.count("commands", len(tasks), outcome="unsent")
     logger.warning("%d commands were not sent: %s", len(tasks), why)
     # As they were when they were judged: a new command had wiped how the last one ended.
-    columns = ("result", "message", "not_before", "replied_at")
+    columns = ("result", "message", "not_before", "sent_at", "replied_at")
     with transaction.atomic():
         moved = _claimed_at(claimed_at).move(
             [task.pk for task in tasks],
@@ -290,6 +290,7 @@ def _take_back(
             now,
             f"not sent: {why}",
             attempt=F("attempt") - 1,
+            sent_at=None,
             due_at=now + LOOK_AGAIN,
             is_ready=False,
             waits_for=[waits_for.as_json()],

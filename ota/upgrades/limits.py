@@ -93,10 +93,14 @@ def _lock_docks(tasks: Collection[UpgradeTask]) -> None:
 
 
 def _forget_facts(tasks: Collection[int], now: dt.datetime) -> None:
-    """A dock that was not heard since its command may do it now: what it said lies before that."""
+    """A dock that was not heard since its command may do it now: what it said lies before that.
+
+    Once it is heard it has come back, however short it was away, and has time to answer.
+    """
     is_before = Q(last_seen_at=None) | Q(last_seen_at__lt=F("tasks__sent_at"))
     silent = Device.objects.filter(is_before, tasks__in=tasks)
-    silent.update(changed_at=now, **Device.UNKNOWN_FACTS)
+    gone = {"presence": Device.Presence.OFFLINE, "changed_at": now}
+    silent.update(**gone, **Device.UNKNOWN_FACTS)
 
 
 def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
