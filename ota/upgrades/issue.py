@@ -256,9 +256,10 @@ def _still_wanted(claim: Claim) -> list[Command]:
     A worker that stood still since its claim knows nothing of what others have done, and its dock
     may have answered an earlier command.
     """
-    is_late = timezone.now() - claim.at > dt.timedelta(seconds=publisher.promptly())
-    own = _claimed_at(claim.at).filter(pk__among=[] if is_late else [t.pk for t in claim.tasks])
+    own = _claimed_at(claim.at).filter(pk__among=[task.pk for task in claim.tasks])
     wanted = set(own.values_list("pk", flat=True))
+    if timezone.now() - claim.at > dt.timedelta(seconds=publisher.promptly()):
+        wanted = set()  # only now: the database may have taken its time for the answer
     if others := [task for task in claim.tasks if task.pk not in wanted]:
         why = "it would have been late, or its dock had answered the one before"
         _take_back(others, claim.at, why, _TOO_SLOW)

@@ -18,6 +18,7 @@ from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
 from ota import errors, live, states
 from ota.models import TaskEvent, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
 
@@ -67,7 +68,7 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
         fields |= {"unanswered": F("unanswered") + int(verdict.is_unanswered)}
     if verdict.target == TaskStatus.IN_PROGRESS:
         fields |= {"replied_at": now, "message": ""}
-    found = UpgradeTask.objects.all()
+    found = _as_judged(now)
     if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
     with transaction.atomic():
@@ -84,6 +85,11 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
         if verdict.target == TaskStatus.PENDING:
             _forget_facts(moved, now)
     live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
+
+
+def _as_judged(now: dt.datetime) -> UpgradeTaskQuerySet:
+    """Without the tasks whose next command went out since: a tick may stand still for a while."""
+    return UpgradeTask.objects.exclude(sent_at__gt=now)
 
 
 def _lock_docks(tasks: Collection[UpgradeTask]) -> None:
@@ -106,7 +112,7 @@ def _forget_facts(tasks: Collection[int], now: dt.datetime) -> None:
 def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
     """Ends it, or leads to another attempt if it deserves one."""
     found = retries.outcome(task, verdict.target, None, verdict.text, now)
-    UpgradeTask.objects.move(
+    _as_judged(now).move(
         [task.pk],
         found.target,
         now,
