@@ -74,6 +74,49 @@ def test_a_dock_that_answered_the_last_command_is_not_waited_for() -> None:
     assert issue.issue([task.pk], timezone.now()) == 1
 
 
+# One that goes after the command, and has not answered yet
+
+
+def unanswered(seconds: float, **dock: Any) -> UpgradeTask:
+    """Sent 32 s ago to a dock that was last heard so many seconds ago."""
+    told: dict[str, Any] = {"last_seen_at": ago(seconds / 60), "online_since": ago(60)}
+    sent: dict[str, Any] = {"replied_at": None, "sent_at": ago(32 / 60)}
+    return make_task(make_dock(**told | dock), status=TaskStatus.SENT, **sent)
+
+
+def test_a_dock_that_goes_before_it_has_answered_has_time_for_that_when_it_is_back() -> None:
+    task = unanswered(31)
+    enforce(task)
+    assert task.status == TaskStatus.PENDING
+    assert not is_sent(task)
+    say(task, "osd", envelope({"mode_code": 0}))
+    assert not is_sent(task)
+    came_back(0.5)
+    assert is_sent(task)
+
+
+def test_so_has_one_that_is_back_just_before_the_time_for_its_reply_is_over() -> None:
+    task = unanswered(31)
+    UpgradeTask.objects.update(sent_at=ago(29 / 60))
+    enforce(task)
+    assert task.status == TaskStatus.SENT
+    say(task, "osd", envelope({"mode_code": 0}))
+    UpgradeTask.objects.update(sent_at=ago(32 / 60))
+    enforce(task)
+    assert task.status == TaskStatus.PENDING
+    assert not is_sent(task)
+
+
+@pytest.mark.parametrize(("seconds", "mode"), [(21, 0), (31, 3)])
+def test_a_dock_that_may_have_been_heard_since_or_upgrades_is_not_gone(
+    seconds: float, mode: int
+) -> None:
+    task = unanswered(seconds, mode_code=mode)
+    enforce(task)
+    dock = Device.objects.get()
+    assert (dock.is_online, dock.mode_code) == (True, mode)
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_command_that_did_not_go_out_is_not_the_last(
     monkeypatch: pytest.MonkeyPatch, *, is_first: bool
