@@ -60,7 +60,6 @@ def _connected() -> None:
     if _sender is None or _owner != os.getpid():
         _sender, _owner = Sender(), os.getpid()
         _sender.start()
-        atexit.register(close)
     try:
         _sender.wait_connected(CONNECT_TIME)
     except BrokerUnavailable:
@@ -68,6 +67,7 @@ def _connected() -> None:
         raise
 
 
+@atexit.register
 def close() -> None:
     """Ends the connection; the next ``connect`` makes a new one."""
     global _sender

@@ -26,7 +26,7 @@ from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.needs import Reason
 from ota.states import TaskStatus
 from ota.upgrades import files, judging
-from ota.upgrades.judging import LOOK_AGAIN, Case
+from ota.upgrades.judging import LOOK_AGAIN, LOOK_ANYWAY, Case
 from ota.upgrades.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ LOOK_AT_MOST = 500
 FRESH = dt.timedelta(seconds=20)
 
 
-# What the history says where the broker did not just take a command.
-_NOTES = {
-    Outcome.DOUBTFUL: "the broker did not confirm the command; it may have arrived all the same",
-    Outcome.REFUSED: "the broker refused the command; see whether it lets workers publish to its topic",
-}
+_DOUBT = "the broker did not confirm the command; it may have arrived all the same"
 _NO_BROKER = Reason("broker_unavailable", "the MQTT broker does not answer")
+_REFUSED = Reason(
+    "broker_refused",
+    "the MQTT broker refused the command; see whether it lets workers publish to its topic",
+)
 _TOO_SLOW = Reason(
     "no_link",
     "its command was not made in time: the storage of the packages or this server is slow",
@@ -244,10 +244,12 @@ def _publish(claim: Claim) -> None:
         if outcome is Outcome.UNSENT:
             why = "its turn did not come in time, or the connection to the MQTT broker broke off"
             _take_back(concerned, claim.at, why, _NO_BROKER)
-            continue
-        metrics.count("commands", len(concerned), outcome=outcome.value)
-        if outcome in _NOTES:
-            note(concerned, timezone.now(), _NOTES[outcome])
+        elif outcome is Outcome.REFUSED:
+            _take_back(concerned, claim.at, _REFUSED.text, _REFUSED, outcome)
+        else:
+            metrics.count("commands", len(concerned), outcome=outcome.value)
+        if outcome is Outcome.DOUBTFUL:
+            note(concerned, timezone.now(), _DOUBT)
 
 
 def _still_wanted(claim: Claim) -> list[Command]:
@@ -256,9 +258,10 @@ def _still_wanted(claim: Claim) -> list[Command]:
     A worker that stood still since its claim knows nothing of what others have done, and its dock
     may have answered an earlier command.
     """
-    is_late = timezone.now() - claim.at > dt.timedelta(seconds=publisher.promptly())
-    own = _claimed_at(claim.at).filter(pk__among=[] if is_late else [t.pk for t in claim.tasks])
+    own = _claimed_at(claim.at).filter(pk__among=[task.pk for task in claim.tasks])
     wanted = set(own.values_list("pk", flat=True))
+    if timezone.now() - claim.at > dt.timedelta(seconds=publisher.promptly()):
+        wanted = set()  # only now: the database may have taken its time for the answer
     if others := [task for task in claim.tasks if task.pk not in wanted]:
         why = "it would have been late, or its dock had answered the one before"
         _take_back(others, claim.at, why, _TOO_SLOW)
@@ -271,18 +274,24 @@ def _claimed_at(at: dt.datetime) -> UpgradeTaskQuerySet:
 
 
 def _take_back(
-    tasks: Collection[UpgradeTask], claimed_at: dt.datetime, why: str, waits_for: Reason
+    tasks: Collection[UpgradeTask],
+    claimed_at: dt.datetime,
+    why: str,
+    waits_for: Reason,
+    outcome: Outcome = Outcome.UNSENT,
 ) -> None:
     """Lets those wait again whose command was not sent, as if it had never been made.
 
     Not those whose dock has meanwhile answered an earlier command, nor those that another worker has
     sent since: what was claimed at that moment is this worker's.
     """
-    now = timezone.now()
-    metrics.count("commands", len(tasks), outcome="unsent")
+    now, is_refused = timezone.now(), outcome is Outcome.REFUSED
+    metrics.count("commands", len(tasks), outcome=outcome.value)
     logger.warning("%d commands were not sent: %s", len(tasks), why)
     # As they were when they were judged: a new command had wiped how the last one ended.
-    columns = ("result", "message", "not_before", "replied_at")
+    columns = ["result", "message", "not_before", "sent_at", "replied_at"]
+    if is_refused:  # again and again: that is no news, and its rollout stands still
+        columns += ["status_at"]
     with transaction.atomic():
         moved = _claimed_at(claimed_at).move(
             [task.pk for task in tasks],
@@ -290,7 +299,9 @@ def _take_back(
             now,
             f"not sent: {why}",
             attempt=F("attempt") - 1,
-            due_at=now + LOOK_AGAIN,
+            sent_at=None,
+            checked_at=now,
+            due_at=now + (LOOK_ANYWAY if is_refused else LOOK_AGAIN),
             is_ready=False,
             waits_for=[waits_for.as_json()],
         )

@@ -185,6 +185,9 @@ def _due_at(task: UpgradeTask, reasons: Sequence[Reason], now: dt.datetime) -> d
         return (
             now + LOOK_AGAIN
         )  # not heard for long, and not marked: hearing it may change nothing else
+    until = _may_answer_until(task) if "silent" in codes else None
+    if until and until > now:
+        return until
     if codes & {
         "bridge_down",
         "broker_unavailable",
@@ -212,11 +215,30 @@ def _waits_for(
         found.append(
             Reason("package_unavailable", f"package {unavailable[0]} is not available now")
         )
-    if task.is_dock_silent:
-        found.append(Reason("silent", "the dock has not been heard since the last command"))
+    found += _unanswered(task, situation.now)
     found += [_unreadable(t.device) for t in targets if not t.device.firmware_number][:1]
     firsts = [needs.needs_first(situation.library, t.device, t.package) for t in targets]
     return found + list(dict.fromkeys(first for first in firsts if first))
+
+
+def _unanswered(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
+    until = _may_answer_until(task)
+    if task.is_dock_silent:
+        yield Reason("silent", "the dock has not been heard since the last command")
+    elif until and until > now:
+        yield Reason("silent", "the dock is back and may still answer the last command")
+
+
+def _may_answer_until(task: UpgradeTask) -> dt.datetime | None:
+    """Until when a dock that came back may answer the last command; None if that is not awaited.
+
+    It may get it only now: the command waited for it in the broker or on the line.
+    """
+    back = task.gateway.online_since
+    is_answered = task.replied_at is not None or retries.is_resting(task)
+    if task.attempt == 0 or is_answered or not (task.sent_at and back and back > task.sent_at):
+        return None
+    return task.gateway.settled_at(max(settings.SETTLE_TIME, settings.REPLY_TIME))
 
 
 def _unreadable(device: Device) -> Reason:

@@ -18,11 +18,14 @@ from fleet.models import Device
 from mqtt_bridge.models import BridgeSession, Heard
 from ota import errors, live, states
 from ota.models import TaskEvent, UpgradeTask
+from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.states import TaskStatus
 from ota.upgrades import no_show, others, proof, retries
 
 IDLE = 0
 MOST_ATTEMPTS = 10
+OSD_EVERY = 2  # s
+_GONE = {"presence": Device.Presence.OFFLINE, **Device.UNKNOWN_FACTS}
 
 
 class Verdict(NamedTuple):
@@ -43,9 +46,11 @@ def enforce(now: dt.datetime) -> None:
     heard = BridgeSession.objects.heard(now)
     if heard is None:
         return
-    in_flight = UpgradeTask.objects.in_flight()
+    in_flight = UpgradeTask.objects.in_flight().select_related("gateway").with_targets()
+    if gone := [task for task in in_flight if _has_gone(task, heard)]:
+        _mark_gone(gone, heard, now)
     verdicts: defaultdict[Verdict, list[UpgradeTask]] = defaultdict(list)
-    for task in in_flight.select_related("gateway").with_targets():
+    for task in in_flight:
         if verdict := _verdict(task, heard):
             verdicts[verdict].append(task)
     for verdict, tasks in verdicts.items():
@@ -54,6 +59,28 @@ def enforce(now: dt.datetime) -> None:
         others.forget_silent(heard.until - dt.timedelta(seconds=settings.STALL_TIME), now)
     if _has_caught_up(heard, settings.FIRMWARE_NO_SHOW):
         no_show.flag(now)
+
+
+def _has_gone(task: UpgradeTask, heard: Heard) -> bool:
+    """Whether a dock that has yet to answer fell silent; not one that said that it upgrades."""
+    dock, is_open = task.gateway, task.status == TaskStatus.SENT and task.replied_at is None
+    may_answer = is_open and dock.is_online and dock.mode_code != proof.UPGRADING
+    return may_answer and _is_over(dock.last_seen_at, _gone_after(), heard)
+
+
+def _gone_after() -> float:
+    """Seconds; one that is heard all the time was so at the last of two looks (``telemetry``)."""
+    return 2 * min(10, settings.OFFLINE_AFTER / 6) + OSD_EVERY
+
+
+def _mark_gone(tasks: Collection[UpgradeTask], heard: Heard, now: dt.datetime) -> None:
+    """Once these docks are heard they are back: they may get their command, or send their reply, then."""
+    limit = heard.until - dt.timedelta(seconds=_gone_after())
+    docks = Device.objects.filter(pk__among=[task.gateway_id for task in tasks])
+    silent = docks.filter(Q(last_seen_at=None) | Q(last_seen_at__lt=limit))
+    with transaction.atomic():
+        _lock_docks(tasks)
+        silent.exclude(mode_code=proof.UPGRADING).update(changed_at=now, **_GONE)
 
 
 def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> None:
@@ -67,7 +94,7 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
         fields |= {"unanswered": F("unanswered") + int(verdict.is_unanswered)}
     if verdict.target == TaskStatus.IN_PROGRESS:
         fields |= {"replied_at": now, "message": ""}
-    found = UpgradeTask.objects.all()
+    found = _as_judged(now)
     if all(task.replied_at is None for task in tasks):
         found = found.filter(replied_at=None)  # its reply may have come this very moment
     with transaction.atomic():
@@ -86,23 +113,31 @@ def _carry_out(verdict: Verdict, tasks: list[UpgradeTask], now: dt.datetime) -> 
     live.announce((task.rollout_id, task.pk) for task in tasks if task.pk in moved)
 
 
+def _as_judged(now: dt.datetime) -> UpgradeTaskQuerySet:
+    """Without the tasks whose next command went out since: a tick may stand still for a while."""
+    return UpgradeTask.objects.exclude(sent_at__gt=now)
+
+
 def _lock_docks(tasks: Collection[UpgradeTask]) -> None:
     """First, as the bridge does: it writes what docks say, and then looks at their tasks."""
-    docks = Device.objects.filter(pk__in=[task.gateway_id for task in tasks]).order_by("pk")
+    docks = Device.objects.filter(pk__among=[task.gateway_id for task in tasks]).order_by("pk")
     list(docks.select_for_update(no_key=True).values_list("pk"))
 
 
 def _forget_facts(tasks: Collection[int], now: dt.datetime) -> None:
-    """A dock that was not heard since its command may do it now: what it said lies before that."""
+    """A dock that was not heard since its command may do it now: what it said lies before that.
+
+    Once it is heard it has come back, however short it was away, and has time to answer.
+    """
     is_before = Q(last_seen_at=None) | Q(last_seen_at__lt=F("tasks__sent_at"))
     silent = Device.objects.filter(is_before, tasks__in=tasks)
-    silent.update(changed_at=now, **Device.UNKNOWN_FACTS)
+    silent.update(changed_at=now, **_GONE)
 
 
 def _fail(verdict: Verdict, task: UpgradeTask, now: dt.datetime) -> None:
     """Ends it, or leads to another attempt if it deserves one."""
     found = retries.outcome(task, verdict.target, None, verdict.text, now)
-    UpgradeTask.objects.move(
+    _as_judged(now).move(
         [task.pk],
         found.target,
         now,

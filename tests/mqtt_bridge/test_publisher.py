@@ -1,5 +1,6 @@
 """Commands on their way to the broker: what it confirmed, and what goes out once and never again."""
 
+import atexit
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,18 @@ def test_a_command_whose_acknowledgement_was_lost_is_not_sent_again(
 def test_without_a_connection_nothing_waits_for_one_and_goes_out_late(mosquitto: Server) -> None:
     with pytest.raises(BrokerUnavailable):
         publisher.publish([message(1)])
+
+
+def test_connections_that_fail_leave_nothing_behind_in_the_process(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "CONNECT_TIME", 0.01)
+    settings.MQTT_URL = f"mqtt://127.0.0.1:{ports.free()}"
+    before = atexit._ncallbacks()
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable):
+            publisher.connect()
+    assert atexit._ncallbacks() == before
 
 
 def test_what_could_not_go_out_in_its_time_does_not_go_out_later(

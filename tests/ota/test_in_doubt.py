@@ -160,6 +160,7 @@ def test_what_a_dock_said_before_a_command_that_it_may_not_have_heard_is_forgott
     task = make_task(dock, status=TaskStatus.SENT, replied_at=None, sent_at=sent_at)
     enforce(task)
     say(task, "osd", envelope({"job_number": 5}))
+    Device.objects.update(online_since=ago(0.51))
     assert not is_sent(task)
     say(task, "osd", envelope({"mode_code": 0}))
     assert is_sent(task)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import time_machine
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -301,12 +302,31 @@ def test_an_unconfirmed_command_counts_as_sent_and_says_so(broker: Broker) -> No
     assert "did not confirm" in task.events.get(kind="note").text
 
 
-def test_a_refused_command_counts_as_sent_and_says_so(broker: Broker) -> None:
-    task = make_task()
+def test_a_command_that_the_broker_refuses_waits_as_if_it_had_never_been_made(
+    broker: Broker,
+) -> None:
+    task = make_task(status_at=timezone.now() - dt.timedelta(hours=1))
+    since = task.status_at
     broker.outcome = Outcome.REFUSED
     tick()
-    assert status(task) == TaskStatus.SENT
-    assert "refused the command" in task.events.get(kind="note").text
+    assert (status(task), task.attempt, task.sent_at) == (TaskStatus.PENDING, 0, None)
+    assert task.status_at == since  # nothing has happened, so its rollout stands still
+    assert task.waits_for[0]["code"] == "broker_refused"
+    assert "refused" in task.events.latest("pk").text
+
+
+def test_a_command_that_the_broker_refused_is_tried_again_in_ten_minutes(broker: Broker) -> None:
+    task = make_task(make_dock(changed_at=timezone.now()))
+    broker.outcome = Outcome.REFUSED
+    for _ in range(3):
+        tick()
+    assert len(broker.commands) == 1
+    broker.outcome = Outcome.CONFIRMED
+    with time_machine.travel(timezone.now() + dt.timedelta(minutes=10)):
+        make_listening()
+        Device.objects.update(last_seen_at=timezone.now())
+        tick()
+    assert (status(task), len(broker.commands)) == (TaskStatus.SENT, 2)
 
 
 def test_of_commands_sent_together_those_that_surely_did_not_go_wait_again(

@@ -62,7 +62,7 @@ def test_a_command_to_a_dock_that_was_gone_waits_until_it_is_heard_again(
     now = timezone.now()
     issue.look_again(now)
     task.refresh_from_db()
-    assert [reason["code"] for reason in task.waits_for] == ["mode_unknown", "silent"]
+    assert [reason["code"] for reason in task.waits_for] == ["offline", "mode_unknown", "silent"]
 
 
 def test_an_unanswered_command_goes_out_once_more(after: Callable[[float], None]) -> None:

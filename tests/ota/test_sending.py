@@ -17,7 +17,7 @@ from mqtt_bridge.errors import BrokerUnavailable
 from ota import rollouts
 from ota.models import UpgradeTask
 from ota.states import TaskStatus
-from ota.upgrades import files, issue, judging
+from ota.upgrades import files, issue, judging, limits
 from tests.make import NEW, envelope, make_listening, make_task, progress
 from tests.ota.doubt import accept, enforce, say, tell_version
 
@@ -154,6 +154,62 @@ def test_a_command_does_not_go_out_when_the_dock_has_just_accepted_the_one_befor
     once_before(monkeypatch, issue, "_publish", lambda: accept(task, first))
     send(task)
     assert (task.status, task.replied_at, sent) == (TaskStatus.SENT, timezone.now(), [])
+
+
+def test_a_look_that_takes_long_sends_nothing_late(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+) -> None:
+    """As while the database hangs."""
+    task = make_task()
+    once_before(monkeypatch, issue, "_claimed_at", lambda: clock.shift(60))
+    send(task)
+    assert (task.status, task.attempt, sent) == (TaskStatus.PENDING, 0, [])
+
+
+def heard_again() -> None:
+    make_listening()
+    Device.objects.update(last_seen_at=timezone.now())
+
+
+def test_a_tick_that_stood_still_does_not_take_the_next_command_for_unanswered(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller, sent: Sent
+) -> None:
+    task = make_task()
+    send(task)
+    clock.shift(31)
+    heard_again()
+
+    def go_on_without_it() -> None:
+        clock.shift(20)
+        heard_again()
+        enforce(task)
+        assert send(task) == 1
+
+    once_before(monkeypatch, limits, "_carry_out", go_on_without_it)
+    enforce(task)
+    assert (task.status, task.attempt, task.unanswered) == (TaskStatus.SENT, 2, 1)
+    assert sent[-1] == task.tid
+
+
+def test_a_tick_that_stood_still_does_not_fail_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch, clock: time_machine.Traveller
+) -> None:
+    at = timezone.now() - dt.timedelta(hours=1)
+    task = make_task(status=TaskStatus.VERIFYING, status_at=at, sent_at=at, replied_at=at)
+    heard_again()
+
+    def go_on_without_it() -> None:
+        clock.shift(20)
+        heard_again()
+        enforce(task)
+        UpgradeTask.objects.update(not_before=timezone.now())
+        assert send(task) == 1
+        accept(task, task.tid)
+        say(task, "events", envelope(progress("ok", 100), "ota_progress", bid=task.bid))
+
+    once_before(monkeypatch, limits, "_fail", go_on_without_it)
+    enforce(task)
+    assert (task.status, task.attempt, task.retries) == (TaskStatus.VERIFYING, 2, 1)
 
 
 # A broker that lets the bridge in and no worker
