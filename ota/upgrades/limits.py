@@ -24,7 +24,6 @@ from ota.upgrades import no_show, others, proof, retries
 
 IDLE = 0
 MOST_ATTEMPTS = 10
-OSD_EVERY = 2  # s
 _GONE = {"presence": Device.Presence.OFFLINE, **Device.UNKNOWN_FACTS}
 
 
@@ -65,17 +64,12 @@ def _has_gone(task: UpgradeTask, heard: Heard) -> bool:
     """Whether a dock that has yet to answer fell silent; not one that said that it upgrades."""
     dock, is_open = task.gateway, task.status == TaskStatus.SENT and task.replied_at is None
     may_answer = is_open and dock.is_online and dock.mode_code != proof.UPGRADING
-    return may_answer and _is_over(dock.last_seen_at, _gone_after(), heard)
-
-
-def _gone_after() -> float:
-    """Seconds; one that is heard all the time was so at the last of two looks (``telemetry``)."""
-    return 2 * min(10, settings.OFFLINE_AFTER / 6) + OSD_EVERY
+    return may_answer and _is_over(dock.last_seen_at, telemetry.noted_within(), heard)
 
 
 def _mark_gone(tasks: Collection[UpgradeTask], heard: Heard, now: dt.datetime) -> None:
     """Once these docks are heard they are back: they may get their command, or send their reply, then."""
-    limit = heard.until - dt.timedelta(seconds=_gone_after())
+    limit = heard.until - dt.timedelta(seconds=telemetry.noted_within())
     docks = Device.objects.filter(pk__among=[task.gateway_id for task in tasks])
     silent = docks.filter(Q(last_seen_at=None) | Q(last_seen_at__lt=limit))
     with transaction.atomic():

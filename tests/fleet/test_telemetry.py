@@ -1,6 +1,8 @@
 """What we keep of osd and state, and who is online."""
 
 import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from fleet import telemetry
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
 from tests import routes
+from tests.fleet.locks import someone_waits
 from tests.make import NEW, OLD, envelope, make_aircraft, make_device, make_dock, received
+from tests.processes import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -488,3 +492,43 @@ def test_after_our_clock_was_set_back_what_a_device_repeats_is_compared_anew_onc
         assert all(osd(dock.sn, group) > 0 for group in groups)
         assert all(osd(dock.sn, group, 1) == 0 for group in groups)
     assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_that_bring_in_states_do_not_wait_for_each_others_docks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A change of an aircraft is noted in its dock, which may speak in the other half of the batch."""
+    docks = [make_dock(sn=sn) for sn in ("DOCK1", "DOCK2")]
+    for dock, sn in zip(docks, ("AIR1", "AIR2"), strict=True):
+        make_aircraft(dock, sn=sn)
+    has_locked, may_write, update = threading.Event(), threading.Event(), telemetry.bulk.update
+    writers: list[int] = []
+
+    def wait_first(*rows: Any) -> None:
+        writers.append(threading.get_ident())
+        has_locked.set()
+        may_write.wait()
+        update(*rows)
+
+    monkeypatch.setattr(telemetry.bulk, "update", wait_first)
+
+    def bring_in(*sns: str) -> None:
+        topics = [f"thing/product/{sn}/state" for sn in sns]
+        try:
+            pipeline.process([received(t, envelope({"firmware_version": NEW})) for t in topics])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as halves:
+        one = halves.submit(bring_in, "DOCK1", "AIR2")
+        has_locked.wait()
+        other = halves.submit(bring_in, "DOCK2", "AIR1")
+        try:
+            eventually(lambda: someone_waits() or len(writers) > 1, "the other half", 10)
+            assert len(writers) == 1
+        finally:
+            may_write.set()
+        one.result()
+        other.result()
+    assert Device.objects.filter(firmware_version=NEW).count() == 4
