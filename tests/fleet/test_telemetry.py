@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
+from database import bulk
 from fleet import telemetry
 from fleet.models import Device
 from mqtt_bridge import pipeline, router
@@ -502,7 +503,7 @@ def test_two_that_bring_in_states_do_not_wait_for_each_others_docks(
     docks = [make_dock(sn=sn) for sn in ("DOCK1", "DOCK2")]
     for dock, sn in zip(docks, ("AIR1", "AIR2"), strict=True):
         make_aircraft(dock, sn=sn)
-    has_locked, may_write, update = threading.Event(), threading.Event(), telemetry.bulk.update
+    has_locked, may_write, update = threading.Event(), threading.Event(), bulk.update
     writers: list[int] = []
 
     def wait_first(*rows: Any) -> None:
@@ -511,7 +512,7 @@ def test_two_that_bring_in_states_do_not_wait_for_each_others_docks(
         may_write.wait()
         update(*rows)
 
-    monkeypatch.setattr(telemetry.bulk, "update", wait_first)
+    monkeypatch.setattr(bulk, "update", wait_first)
 
     def bring_in(*sns: str) -> None:
         topics = [f"thing/product/{sn}/state" for sn in sns]
