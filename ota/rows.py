@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from django.core.cache import cache
 from django.db.models import Count
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
@@ -13,14 +12,11 @@ from django.utils.text import capfirst
 
 from ota import downloads, rollouts, states, status, terms
 from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
-from ota.rollouts import Held, Standing
+from ota.rollouts import Standing
 from ota.states import TaskStatus
 from ota.upgrades import retries
 
 PAGE = 50  # tasks
-# What keeps docks from joining may be so old for live updates: among many thousands that match, looking
-# takes most of a second.
-REMEMBERED = 10  # s
 
 Row = dict[str, Any]
 Counts = dict[str, int]
@@ -124,25 +120,6 @@ def summary(found: Counts) -> str:
     return f"{proven:,} of {tasks:,} proven ({100 * proven // tasks} %)"
 
 
-def held_back(rollout: Rollout) -> Held:
-    """What keeps docks from joining now, for a page; live updates tell it when that changes."""
-    held = rollouts.held_back(rollout, timezone.now())
-    cache.set(_held_key(rollout), held, REMEMBERED)
-    return held
-
-
-def _held_lately(rollout: Rollout) -> Held:
-    """As a page has it, or seconds old; no query while nobody can join."""
-    if not rollout.keeps_open or rollout.status != Rollout.Status.RUNNING:
-        return Held()
-    held: Held | None = cache.get(_held_key(rollout))
-    return held_back(rollout) if held is None else held
-
-
-def _held_key(rollout: Rollout) -> str:
-    return f"ota.held_back.{rollout.pk}"
-
-
 def full(rollout_id: int, wanted: View) -> State:
     """All of a view; a handful of queries, whatever the number of tasks.
 
@@ -200,8 +177,7 @@ class _Overview:
         """Differs when something happened that is told only by the whole page."""
         newest = self.rollout.events.order_by("-pk").values_list("pk", flat=True).first()
         attention = self.rollout.tasks.needing_attention().count()
-        held = _held_lately(self.rollout)
-        return f"{self.rollout.status} {newest} {attention} {held.busy} {held.failed}"
+        return f"{self.rollout.status} {newest} {attention}"
 
     def keys(self) -> tuple[int, ...]:
         """Those of the page's tasks, in the order in which they are issued.

@@ -19,7 +19,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from console.buttons import pressed_on
 from console.labels import NOTHING, ago, label, two_lines
 from console.lists import CheckedChangeList, ListAdmin
-from ota import rows, states, status, terms
+from ota import rollouts, rows, states, status, terms
 from ota.admin import clones, report, rollout_verbs
 from ota.admin.rollout_forms import FORMS, ChangeForm
 from ota.admin.rollout_verbs import VERBS, Press
@@ -165,8 +165,6 @@ def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         wanted = rows.view(request.GET.dict())._replace(task=0)
     except ValueError:
         wanted = View()
-    # Before the rest, so that its stamp stands for what the page says.
-    held = rows.held_back(rollout) if rollout.keeps_open else None
     document = rows.full(rollout.pk, wanted).document
     counts: Counts = document["counts"]
     return document | {
@@ -177,7 +175,6 @@ def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "waiting": counts[TaskStatus.PENDING],
         "empty_row": {"targets": [{}]},
         "socket": f"/ws/rollouts/{rollout.pk}/",
-        "held": held,
     }
 
 
@@ -198,6 +195,7 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "may_decide": user.has_perm(rollout_verbs.APPROVE) and is_others,
         "is_unfinished": rollout.status in states.UNFINISHED,
         "may_stay_open": rollout.criteria.exists(),
+        "held": rollouts.held_back(rollout, timezone.now()) if rollout.keeps_open else None,
         "next_wave": closed.values_list("number", flat=True).first(),
         "attention": attention,
         "parked": [(task, rows.note(task, rollout)) for task in parked],

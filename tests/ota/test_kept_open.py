@@ -4,18 +4,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from fleet.models import Device, Organization, Site
 from fleet.selection import Selection
-from ota import rows
 from ota.admin import criteria
-from ota.models import Criterion, OrganizationPolicy, Rollout
-from ota.rows import View
+from ota.models import Criterion, OrganizationPolicy, Rollout, UpgradeTask
 from tests.calls import Run, refusal
 from tests.make import (
     NEW,
@@ -212,65 +208,20 @@ def test_a_list_that_was_fixed_is_kept_open_on_its_page(
     assert "Keep it open" not in text(operator.get(page_of(rollout)))
 
 
-def open_beside_another(acme: Organization) -> tuple[Rollout, Device]:
-    """One that stays open, and a dock that matches it and is in another upgrade."""
+def test_the_page_counts_docks_that_another_upgrade_has(
+    operator: Client, acme: Organization
+) -> None:
     rollout = kept_open(acme)
     dock = make_dock(organization=acme)
     package = make_task(dock).targets.get().package
     rollout.offers.create(
         model=make_model("3-2-0"), version=package.version, number=package.version_number
     )
-    return rollout, dock
-
-
-def fail(dock: Device) -> None:
-    dock.tasks.update(status="failed", finished_at=timezone.now())
-
-
-def stamp(rollout: Rollout) -> str:
-    return str(rows.full(rollout.pk, View()).document["stamp"])
-
-
-def test_the_page_counts_docks_that_another_upgrade_has(
-    operator: Client, acme: Organization
-) -> None:
-    rollout, dock = open_beside_another(acme)
     page = text(operator.get(page_of(rollout)))
     assert "1 dock that matches is in another upgrade now and joins after it" in page
-    fail(dock)
+    UpgradeTask.objects.filter(gateway=dock).update(status="failed", finished_at=timezone.now())
     page = text(operator.get(page_of(rollout)))
     assert "1 dock that matches joins once somebody has retried or dismissed its last" in page
-
-
-def test_an_open_page_hears_that_a_dock_it_counts_has_another_reason_not_to_join(
-    acme: Organization, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "REMEMBERED", 0)
-    rollout, dock = open_beside_another(acme)
-    before = stamp(rollout)
-    fail(dock)
-    assert stamp(rollout) != before
-
-
-def test_a_page_is_not_shown_again_for_what_it_has_shown(
-    operator: Client, acme: Organization
-) -> None:
-    rollout, dock = open_beside_another(acme)
-    before = stamp(rollout)
-    fail(dock)
-    shown = context(operator, page_of(rollout))
-    assert shown["held"] == (0, 1)
-    assert before != shown["stamp"] == stamp(rollout)
-
-
-def test_live_updates_do_not_look_at_the_fleet_each_time(
-    acme: Organization, django_assert_num_queries: Any
-) -> None:
-    rollout, _ = open_beside_another(acme)
-    with CaptureQueriesContext(connection) as first:
-        stamp(rollout)
-    with django_assert_num_queries(len(first) - 3):
-        stamp(rollout)
 
 
 # The commands
