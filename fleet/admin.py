@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 
 from console.counts import count
-from console.keys import key
+from console.keys import is_key, key
 from console.labels import NOTHING, ago, label, link, two_lines
 from console.lists import ListAdmin
 from console.paging import KeyPaginator, PagedChangeList
@@ -29,7 +29,7 @@ from console.prefilled import PrefilledAdmin
 from fleet import binding, words
 from fleet.forms import AdoptForm, DeviceForm, SiteForm, TypedFilterForm
 from fleet.models import Device, DeviceModel, Organization, Site, new_binding_code
-from fleet.selection import Selection, digest
+from fleet.selection import Selection
 
 if TYPE_CHECKING:
     from django.contrib.admin import RelatedFieldListFilter as AutocompleteSelectFilter
@@ -281,20 +281,17 @@ class DeviceAdmin(ListAdmin[Device]):
             devices = chosen.devices(request, self)
         except IncorrectLookupParameters:
             return redirect("admin:fleet_device_changelist")
-        unclaimed = Device.objects.filter(pk__in=devices.values("pk"), organization=None)
-        keys = list(unclaimed.values_list("pk", flat=True))
+        keys = list(_unclaimed(request, devices).values_list("pk", flat=True))
         form = AdoptForm(request.POST or None)
         if form.is_valid():
-            if not _has_changed(request, keys):
-                return self._adopt(request, keys, form.cleaned_data["organization"])
-            messages.warning(request, _OTHERS_CAME)
+            return self._adopt(request, keys, form.cleaned_data["organization"])
         context = {
             **self.admin_site.each_context(request),
             "title": "Adopt into organization",
             "model_admin": self,  # for the way back in the header
             "form": form,
             "chosen": chosen,
-            "seen": digest(keys),
+            "keys": ",".join(map(str, keys)),
             "unclaimed": len(keys),
             "claimed": devices.exclude(organization=None).count(),
             "shown": Device.objects.filter(pk__in=keys[:LISTED]).select_related("model"),
@@ -381,16 +378,13 @@ class DeviceAdmin(ListAdmin[Device]):
         return format_html_join(", ", "{}", found) or NOTHING
 
 
-_OTHERS_CAME = (
-    "Nothing was adopted: other devices are unclaimed now than the page showed. "
-    "Please look at it once more."
-)
-
-
-def _has_changed(request: HttpRequest, keys: list[int]) -> bool:
-    """Whether other devices would be adopted now than the page showed, and not merely none any more."""
-    seen = request.POST.get("seen", "")
-    return bool(seen and keys and digest(keys) != seen)
+def _unclaimed(request: HttpRequest, devices: QuerySet[Device]) -> QuerySet[Device]:
+    """Those to adopt: what the page showed, whoever has come to match its list since or left it."""
+    shown = request.POST.get("keys")
+    if shown is None:
+        return Device.objects.filter(pk__in=devices.values("pk"), organization=None)
+    keys = [int(key) for key in shown.split(",") if is_key(key)]
+    return Device.objects.filter(pk__among=keys, organization=None)
 
 
 def _device_link(device: Device) -> SafeString:

@@ -5,8 +5,6 @@ again on every page, so it stays true while the fleet changes.
 """
 
 import copy
-import hashlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -63,11 +61,6 @@ class Selection(NamedTuple):
         listed.is_choice = True  # type: ignore[attr-defined]  # read by PagedChangeList
         found: QuerySet[Device] = model_admin.get_changelist_instance(listed).queryset
         return found
-
-
-def digest(keys: Iterable[int]) -> str:
-    """Equal for the same devices, so that a page can tell whether they are those that it showed."""
-    return hashlib.sha256(",".join(map(str, sorted(keys))).encode()).hexdigest()[:32]
 
 
 def _without_page(query: str) -> Any:

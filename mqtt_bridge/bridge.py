@@ -121,14 +121,11 @@ class Bridge:
         what waited here, as while the database was away, is known up to the oldest that waits; and
         where the broker says nothing at all the connection may be a dead one.
         """
-        kept = [read.received.received_at for read in batch if read.received.qos]
-        is_more = len(kept) >= MANY
-        if len(batch) == MOST_AT_ONCE:
-            kept.append(batch[-1].received.received_at)  # nothing behind it is older
-        if is_more:
-            self._behind_since = self._behind_since or Moment(kept[0])
-        elif kept and timezone.now() - kept[0] > BridgeSession.BEAT:
-            self._behind_since = Moment(kept[0])
+        oldest = batch[0].received.received_at if batch else None
+        if oldest and sum(1 for read in batch if read.received.qos) >= MANY:
+            self._behind_since = self._behind_since or Moment(oldest)
+        elif oldest and timezone.now() - oldest > BridgeSession.BEAT:
+            self._behind_since = Moment(oldest)
         elif (silence := self._listener.silence()) > QUIET:
             self._behind_since = Moment(timezone.now() - dt.timedelta(seconds=silence))
         else:

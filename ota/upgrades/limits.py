@@ -163,7 +163,9 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     limit = settings.REPLY_TIME
     if task.is_dock_silent:  # or was heard, which is not written down at once
         limit = max(limit, telemetry.noted_within())
-    if not _is_over(task.sent_at, limit, heard):
+    # One that came back may have got it only then.
+    signs = (task.sent_at, task.gateway.online_since)
+    if not _is_over(max(filter(None, signs), default=None), limit, heard):
         return None
     if task.gateway.mode_code == proof.UPGRADING:
         return Verdict(

@@ -95,16 +95,19 @@ def test_a_dock_that_goes_before_it_has_answered_has_time_for_that_when_it_is_ba
     assert is_sent(task)
 
 
-def test_so_has_one_that_is_back_just_before_the_time_for_its_reply_is_over() -> None:
+@pytest.mark.parametrize("before", [0, 1], ids=["the first command", "the last command"])
+def test_so_has_one_that_is_back_just_before_the_time_for_its_reply_is_over(before: int) -> None:
     task = unanswered(31)
-    UpgradeTask.objects.update(sent_at=ago(29 / 60))
+    commands = {"attempt": before + 1, "unanswered": before}
+    UpgradeTask.objects.update(sent_at=ago(29 / 60), **commands)
     enforce(task)
     assert task.status == TaskStatus.SENT
     say(task, "osd", envelope({"mode_code": 0}))
     UpgradeTask.objects.update(sent_at=ago(32 / 60))
     enforce(task)
-    assert task.status == TaskStatus.PENDING
-    assert not is_sent(task)
+    assert task.status == TaskStatus.SENT
+    accept(task, task.tid)
+    assert task.replied_at
 
 
 @pytest.mark.parametrize(("seconds", "mode"), [(21, 0), (31, 3)])
