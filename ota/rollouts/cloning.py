@@ -4,17 +4,13 @@ import datetime as dt
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
 from ota.models import Criterion, Rollout, UpgradeTarget
 from ota.rollouts.launching import launch
-from ota.rollouts.planning import FIELDS, Options, Plan
-from ota.states import TaskStatus
-
-# What stays with a rollout: a target unless it was canceled before it was sent.
-HAD = ~Q(task__status=TaskStatus.CANCELED, task__attempt=0)
+from ota.rollouts.planning import FIELDS, HAD, Options, Plan
 
 
 def rest_of(rollout: Rollout) -> QuerySet[Device]:

@@ -29,9 +29,8 @@ from ota.models import (
 )
 from ota.needs import Answer, Need, Situation
 from ota.rollouts import course
-from ota.rollouts.cloning import HAD
 from ota.rollouts.launching import store_tasks
-from ota.rollouts.planning import PlannedTask, planned
+from ota.rollouts.planning import HAD, PlannedTask, planned
 
 NAMED = 10  # docks that a line of the history names
 MOST = 500  # docks that join a rollout at once; the next look goes on

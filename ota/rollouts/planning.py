@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from fleet import versions
 from fleet.models import Device, DeviceModel, Site
@@ -25,7 +25,11 @@ from ota.models import (
     UpgradeTarget,
 )
 from ota.needs import Answer, Reason
+from ota.states import TaskStatus
 from ota.upgrades import hours
+
+# What stays with a rollout: a target unless it was canceled before it was sent.
+HAD = ~Q(task__status=TaskStatus.CANCELED, task__attempt=0)
 
 NO_LIST = (
     "Only a whole list can be kept open: all devices, or those of a model, kind, organization, site or "
@@ -198,6 +202,9 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     to = options.target
     if options.with_aircraft:
         devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
+        if options.rest_of:
+            had = UpgradeTarget.objects.filter(HAD, task__rollout=options.rest_of).order_by()
+            devices = devices.exclude(pk__in=had.values("device"))
     _refuse_crowds(devices)
     answers = needs.assess(devices, now, to=to, allow_downgrade=options.allow_downgrade)
     excluded = [Excluded(a.device, a.exclusion) for a in answers if a.exclusion]

@@ -55,6 +55,19 @@ def test_the_rest_are_the_other_devices_of_its_models_and_organizations(proven: 
     assert set(rollouts.rest_of(rollout)) == {other}
 
 
+def test_an_aircraft_that_failed_stays_with_its_rollout_though_its_dock_is_of_the_rest(
+    proven: Device,
+) -> None:
+    rollout = make_done(proven)
+    other = make_dock(organization=proven.organization)
+    failed = make_task(other, rollout=rollout, status=TaskStatus.FAILED, resolved_at=timezone.now())
+    aircraft = make_aircraft(other)
+    failed.targets.update(device=aircraft)
+    chosen = rollouts.options_of(rollout, with_aircraft=True)
+    plan = rollouts.plan(rollouts.rest_of(rollout), chosen, timezone.now())
+    assert [target.device for task in plan.tasks for target in task.targets] == [other]
+
+
 def test_what_failed_stays_with_its_rollout(proven: Device) -> None:
     rollout = make_done(proven)
     failed = make_dock(organization=proven.organization)
