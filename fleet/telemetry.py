@@ -111,22 +111,24 @@ _Row: Any = collections.namedtuple("_Row", list(_READ))  # type: ignore[misc]  #
 
 
 def _stored(sns: Collection[str], *, lock: bool) -> list[Any]:
-    """The devices of these serial numbers as rows; an unknown one is made, unclaimed.
-
-    Locked with their docks, in which a change is noted too, and in one order: two halves of a batch would
-    wait for each other's.
-    """
-    if lock:
-        places = dict(_PLACES.rows(sns))
-        both = Device.objects.filter(pk__among={*places, *places.values()} - {None}).order_by("pk")
-        locked = both.select_for_update(no_key=True).values_list(*_READ)
-        rows = [row for row in locked if row[1] in sns]
-    else:
-        rows = _OPEN.rows(sns)
+    """The devices of these serial numbers as rows; an unknown one is made, unclaimed."""
+    read = _locked if lock else _OPEN.rows
+    rows = read(sns)
     if missing := set(sns) - {sn for _, sn, *_ in rows}:
         _make(missing)
-        rows += _OPEN.rows(missing)
+        rows += read(missing)
     return [_Row(*row) for row in rows]
+
+
+def _locked(sns: Collection[str]) -> list[Any]:
+    """With their docks, in which a change is noted too, and in one order.
+
+    Two halves of a batch would wait for each other's.
+    """
+    places = dict(_PLACES.rows(sns))
+    both = Device.objects.filter(pk__among={*places, *places.values()} - {None}).order_by("pk")
+    rows = both.select_for_update(no_key=True).values_list(*_READ)
+    return [row for row in rows if row[1] in sns]
 
 
 def _of(sns: Collection[str]) -> QuerySet[Device]:

@@ -10,7 +10,7 @@ from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
 from ota.models import Criterion, Rollout, UpgradeTarget
 from ota.rollouts.launching import launch
-from ota.rollouts.planning import FIELDS, HAD, Options, Plan
+from ota.rollouts.planning import FIELDS, Options, Plan, had
 
 
 def rest_of(rollout: Rollout) -> QuerySet[Device]:
@@ -20,11 +20,10 @@ def rest_of(rollout: Rollout) -> QuerySet[Device]:
     left out by the plan.
     """
     models, organizations = _concerned(rollout)
-    had = UpgradeTarget.objects.filter(HAD, task__rollout=rollout).order_by()
     # Asked once for all: from each device to its upgrades took minutes with a million of them.
     return (
         Device.objects.filter(model__in=models, organization__in=organizations)
-        .exclude(pk__in=had.values("device"))
+        .exclude(pk__in=had(rollout))
         .order_by("sn")
     )
 

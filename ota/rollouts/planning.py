@@ -31,6 +31,13 @@ from ota.upgrades import hours
 # What stays with a rollout: a target unless it was canceled before it was sent.
 HAD = ~Q(task__status=TaskStatus.CANCELED, task__attempt=0)
 
+
+def had(rollout: Rollout) -> QuerySet[UpgradeTarget, Any]:
+    """The keys of the devices that stay with a rollout."""
+    targets = UpgradeTarget.objects.filter(HAD, task__rollout=rollout)
+    return targets.order_by().values("device")
+
+
 NO_LIST = (
     "Only a whole list can be kept open: all devices, or those of a model, kind, organization, site or "
     "need; not devices picked by hand, searched for, or listed by presence or version."
@@ -203,8 +210,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     if options.with_aircraft:
         devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
         if options.rest_of:
-            had = UpgradeTarget.objects.filter(HAD, task__rollout=options.rest_of).order_by()
-            devices = devices.exclude(pk__in=had.values("device"))
+            devices = devices.exclude(pk__in=had(options.rest_of))
     _refuse_crowds(devices)
     answers = needs.assess(devices, now, to=to, allow_downgrade=options.allow_downgrade)
     excluded = [Excluded(a.device, a.exclusion) for a in answers if a.exclusion]

@@ -10,6 +10,7 @@ from mqtt_bridge import publisher, router
 from mqtt_bridge.client import Outcome
 from simulator.packages import build
 from tests.make import make_listening, make_model
+from tests.ota.broker import Broker
 from tests.people import log_in
 
 
@@ -32,3 +33,13 @@ def willing_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     make_listening()
     monkeypatch.setattr(publisher, "connect", lambda: None)
     monkeypatch.setattr(publisher, "publish", lambda messages: [Outcome.CONFIRMED] * len(messages))
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """Takes the commands; a bridge listens."""
+    make_listening()
+    fake = Broker()
+    monkeypatch.setattr(publisher, "connect", fake.connect)
+    monkeypatch.setattr(publisher, "publish", fake.publish)
+    return fake
