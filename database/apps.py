@@ -8,6 +8,6 @@ class DatabaseConfig(AppConfig):
     name = "database"
 
     def ready(self) -> None:
-        from database import among, bulk  # noqa: F401 (among registers its lookup)
+        from database import among, reading  # noqa: F401 (among registers its lookup)
 
-        connection_created.connect(bulk.prepare)
+        connection_created.connect(reading.prepare)

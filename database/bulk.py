@@ -21,35 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connection, models
-from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 
 from database import arrays
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Sequence[Any]]
-
-
-class _TimeLoader(Loader):
-    """A ``timestamptz`` of a connection whose zone is UTC, as Django's are."""
-
-    timezone = dt.UTC  # Django asks for it, and registers its own where another zone is wanted
-
-    def load(self, data: Buffer) -> dt.datetime:
-        return dt.datetime.fromisoformat(bytes(data).decode())
-
-
-def prepare(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Makes a new connection to PostgreSQL fast; a receiver of ``connection_created``.
-
-    C reads its times: the driver does it with a regular expression, 15 times as long. And it does
-    not translate our questions to machine code first, which takes it 100 ms and saves none. (Set
-    here and not as an option of the connection, which poolers refuse.)
-    """
-    if connection.vendor == "postgresql":
-        connection.connection.adapters.register_loader("timestamptz", _TimeLoader)
-        connection.connection.execute("SET jit = off")
 
 
 class _Column(NamedTuple):

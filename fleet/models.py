@@ -10,6 +10,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 
+from database import reading
+
 # Without letters and digits that look alike: people type the code into a remote controller.
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
@@ -155,7 +157,7 @@ class DeviceQuerySet(models.QuerySet["Device"]):
         return self.model.objects.filter(both)  # type: ignore[return-value]
 
 
-class Device(models.Model):
+class Device(reading.QuickModel):
     """One dock or aircraft, known by its serial number.
 
     What a device reports is kept with two times where order or freshness decide: ``…_reported_at``
@@ -256,10 +258,7 @@ class Device(models.Model):
 
     @staticmethod
     def together(devices: Iterable["Device"]) -> list["Device"]:
-        """All of them with model, organization, site and dock, and the docks with theirs; five queries.
-
-        What several share is read once: a join makes an object of each for every device.
-        """
+        """All of them with model, organization, site and dock, and the docks with theirs; five queries."""
         found = {device.pk: device for device in devices}
         behind = {device.gateway_id for device in found.values() if device.gateway_id}
         missing = Device.objects.filter(pk__among=behind - found.keys())
@@ -268,11 +267,9 @@ class Device(models.Model):
         owners = {d.organization_id for d in known.values() if d.organization_id}
         organizations = Organization.objects.in_bulk(owners)
         sites = Site.objects.in_bulk({d.site_id for d in known.values() if d.site_id})
-        for device in known.values():
-            device.model = models.get(device.model_id or 0)
-            device.organization = organizations.get(device.organization_id or 0)
-            device.site = sites.get(device.site_id or 0)
-            device.gateway = known.get(device.gateway_id or 0)
+        reading.attach(
+            known.values(), model=models, organization=organizations, site=sites, gateway=known
+        )
         return list(found.values())
 
     @property

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models.functions import Concat, Left
 
-from database import bulk
+from database import bulk, reading
 from fleet import versions
 from fleet.models import Device, Organization
 from ota import errors, states
@@ -143,7 +143,7 @@ def _with_last(text: str) -> models.Expression:
     return models.Case(alone, default=Left(both, 500), output_field=models.CharField())
 
 
-class UpgradeTask(models.Model):
+class UpgradeTask(reading.QuickModel):
     """One ``ota_create`` to one gateway, followed to its end; upgrades one or two devices."""
 
     Status = TaskStatus
@@ -275,7 +275,7 @@ class UpgradeTask(models.Model):
         return errors.advice(self.result)
 
 
-class UpgradeTarget(models.Model):
+class UpgradeTarget(reading.QuickModel):
     """One device inside a task: from, to, how, and the proof."""
 
     class Type(models.TextChoices):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db.models import QuerySet
 
-from database import bulk
+from database import bulk, reading
 from fleet import versions
 from fleet.models import Device
 from mqtt_bridge.pipeline import is_outage
@@ -113,11 +113,10 @@ def _read(waiting: QuerySet[UpgradeTask]) -> list[Case]:
     found = Device.together(Device.objects.filter(pk__among=concerned))
     devices = {device.pk: device for device in found}
     of_task: defaultdict[int, list[UpgradeTarget]] = defaultdict(list)
+    reading.attach(targets, package=packages, device=devices)
+    reading.attach(tasks.values(), rollout=rollouts, gateway=devices)
     for target in targets:
-        target.package, target.device = packages[target.package_id], devices[target.device_id]
         of_task[target.task_id].append(target)
-    for task in tasks.values():
-        task.rollout, task.gateway = rollouts[task.rollout_id], devices[task.gateway_id]
     return [Case(task, of_task[task.pk]) for task in tasks.values()]
 
 

