@@ -55,9 +55,21 @@ class KeyPaginator(Paginator[Any]):
         except EmptyPage:
             return self.num_pages
 
-    def _get_page(self, rows: Any, number: int, paginator: Any) -> Page[Any]:
-        keys = list(rows.values_list("pk", flat=True))
-        return Page(self._having(keys), number, paginator)
+    def page(self, number: Any) -> Page[Any]:
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        keys = self._keys(start, min(start + self.per_page, self.count))
+        return Page(self._having(keys), number, self)
+
+    def _keys(self, start: int, stop: int) -> list[Any]:
+        """Of the rows from ``start`` to ``stop``; from the end if that is nearer.
+
+        A database walks over all rows before them.
+        """
+        keys = self.object_list.values_list("pk", flat=True)
+        if self.is_cut or 2 * start < self.count:
+            return list(keys[start:stop])
+        return list(keys.reverse()[self.count - stop : self.count - start])[::-1]
 
     def _having(self, keys: list[Any]) -> QuerySet[Any]:
         """The rows with these keys in the order of the list; they were chosen, and are not once more."""

@@ -35,6 +35,28 @@ def test_a_page_has_its_rows_in_the_order_of_the_list() -> None:
     assert [shown(paginator, page) for page in (1, 2, 3)] == [["D4", "D3"], ["D2", "D1"], ["D0"]]
 
 
+def test_a_page_near_the_end_is_looked_for_from_there() -> None:
+    make_docks(5)
+    paginator = KeyPaginator(Device.objects.order_by("-callsign"), 2)
+
+    with CaptureQueriesContext(connection) as queries:
+        found = [shown(paginator, page) for page in (1, 2, 3)]
+
+    assert found == [["D0", "D1"], ["D2", "D3"], ["D4"]]
+    assert not any("OFFSET 4" in query["sql"] for query in queries)
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4, 5])
+def test_rows_without_a_value_keep_their_place_on_each_page(page: int) -> None:
+    make_docks(9)
+    Device.objects.filter(sn__in=["D2", "D3", "D7"]).update(firmware_number=5)
+    rows = Device.objects.order_by("firmware_number", "-sn")
+
+    found = shown(KeyPaginator(rows, 2), page)
+
+    assert found == [device.sn for device in rows][2 * page - 2 : 2 * page]
+
+
 def test_rows_that_fit_on_a_page_are_looked_for_once(
     client: Client,
 ) -> None:

@@ -1,0 +1,47 @@
+"""Fields are written as Django's templates write them."""
+
+import itertools
+from typing import Any
+
+import pytest
+from django import forms
+from django.forms.renderers import DjangoTemplates
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
+
+from console.inputs import Renderer
+
+WIDGETS = [
+    *(forms.CheckboxInput, forms.EmailInput, forms.HiddenInput, forms.NumberInput),
+    *(forms.PasswordInput, forms.SearchInput, forms.TelInput, forms.TextInput, forms.URLInput),
+    *(UnfoldBooleanWidget, UnfoldAdminTextInputWidget),
+    # Of more than one tag: left to the templates.
+    *(forms.Textarea, forms.Select, forms.CheckboxSelectMultiple, forms.ClearableFileInput),
+]
+VALUES = [None, "", "on", 17, 1.5, True, False, "a \"b\" 'c' <d> & é", lazystr("<late>")]
+ATTRIBUTES: list[dict[str, Any]] = [
+    {},
+    {"id": "first", "class": "one two", "required": True, "disabled": False, "maxlength": 5},
+    {"title": '"><script>', "data-x": mark_safe("&amp;"), "aria-label": lazystr("<late>")},
+    {"placeholder": None, "min": 0},
+]
+
+
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_a_field_looks_as_django_writes_it(widget: type[forms.Widget]) -> None:
+    for value, attributes in itertools.product(VALUES, ATTRIBUTES):
+        ours, theirs = (
+            widget(attributes).render("na<m>e", value, renderer=renderer)
+            for renderer in (Renderer(), DjangoTemplates())
+        )
+
+        assert ours == theirs
+
+
+def test_what_a_field_says_is_not_escaped_again() -> None:
+    assert hasattr(forms.TextInput().render("name", "<b>", renderer=Renderer()), "__html__")
+
+
+def test_forms_use_it() -> None:
+    assert isinstance(forms.Form().renderer, Renderer)
