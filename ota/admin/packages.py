@@ -24,8 +24,8 @@ from unfold.decorators import action
 from console.counts import count
 from console.keys import key
 from console.labels import NOTHING, ago, label, link, two_lines
-from console.lists import ListAdmin
 from console.paging import DEPTH
+from console.prefilled import PrefilledAdmin
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads, withdrawing
 from ota.forms import PackageDetailsForm
@@ -60,7 +60,7 @@ class ProblemFilter(DropdownFilter):
 
 
 @admin.register(FirmwarePackage)
-class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
+class FirmwarePackageAdmin(PrefilledAdmin[FirmwarePackage]):
     """What a package's bytes say is not changed here, only what people say about it."""
 
     form = PackageDetailsForm
