@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from ota import rollouts
-from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.models import OrganizationPolicy, Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.states import TaskStatus
 from tests.calls import Run, refusal
 from tests.make import (
@@ -460,6 +460,18 @@ def test_a_clone_leaves_what_failed_to_its_rollout(run: Run) -> None:
     told = run.answer("rollout", str(rollout.pk), "clone", "--dry-run")
     assert [task["gateway_sn"] for task in told["tasks"]] == [rest.sn]
     assert (told["changed"], told["clone_id"], Rollout.objects.count()) == (False, None, 1)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_dry_run_of_a_clone_says_that_it_will_need_an_author(run: Run, operator: User) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    rollout = make_rollout()
+    make_task(make_dock(NEW, organization=organization), rollout=rollout, status=S.OK)
+    make_dock(organization=organization)
+    call = ("rollout", str(rollout.pk), "clone", "--dry-run")
+    assert "say with --user in whose name it starts" in run.answer(*call)["text"]
+    assert "--user" not in run.answer(*call, "--user", operator.username)["text"]
 
 
 @pytest.mark.usefixtures("library")

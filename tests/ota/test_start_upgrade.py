@@ -262,6 +262,20 @@ def test_what_needs_a_second_person_is_not_started_by_nobody() -> None:
     assert not Rollout.objects.exists()
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_dry_run_says_that_the_rollout_will_need_an_author(
+    capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    call = ("start_upgrade", "--sn", make_dock(organization=organization).sn, "--dry-run", *form)
+    call_command(*call)
+    assert "say with --user in whose name it starts" in capsys.readouterr().err
+    call_command(*call, "--user", make_person("Operators").username)
+    assert "--user" not in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("library", "redis_server")
 def test_who_starts_a_rollout_is_its_author(run: Run) -> None:
     make_dock()
