@@ -10,6 +10,7 @@ from django.db.models import F, Q
 
 from fleet import claims
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
+from fleet.names import in_one_line
 from fleet.telemetry import known
 from mqtt_bridge.envelope import Few, Message, Part, Text, result
 from mqtt_bridge.topics import SN
@@ -172,8 +173,8 @@ def _take_out(device: Device, now: dt.datetime) -> None:
 
 
 def _store(device: Device, binding: Binding, values: dict[str, Any]) -> None:
-    if binding.device_callsign:
-        values["callsign"] = binding.device_callsign
+    if callsign := in_one_line(binding.device_callsign).strip():
+        values["callsign"] = callsign
     if device.model_id is None and _model_key_fits(binding.device_model_key):
         key = binding.device_model_key
         values["model_id"] = DeviceModel.objects.ids_by_key([key])[key]

@@ -324,7 +324,8 @@ def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None
     Raises:
         InvalidPolicy: a value is not right, the deadline has passed, or the hours are never long enough.
     """
-    clean(Rollout(**policy), FIELDS)
+    named = Rollout(name=options.name or "by its time", **policy)
+    clean(named, (*FIELDS, "name"))
     if policy["keeps_open"] and not options.criteria:
         raise InvalidPolicy("keeps_open", NO_LIST)
     refuse_times(options.starts_at, options.deadline_at, now)

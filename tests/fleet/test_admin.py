@@ -367,3 +367,20 @@ def test_a_filter_that_nobody_uses_says_all(administrator: Client, place: str) -
     selects = re.findall(r"<select[^>]*unfold-filter-autocomplete[^>]*>", shown)
     assert selects
     assert all('data-placeholder="All"' in found for found in selects)
+
+
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ("organization/add/", "name"),
+        ("site/add/", "name"),
+        ("devicemodel/add/", "name"),
+        ("device/{dock}/change/", "callsign"),
+    ],
+)
+def test_a_name_in_two_lines_is_refused(client: Client, page: str, field: str) -> None:
+    log_in(client, "Administrators")
+    dock = make_dock()
+    answer = client.post(f"/admin/fleet/{page.format(dock=dock.pk)}", {field: "North\nSouth"})
+    errors = (answer.context_data or {})["adminform"].form.errors[field]
+    assert errors == ["Write it in one line, without control characters."]

@@ -475,6 +475,16 @@ def test_a_dry_run_of_a_clone_says_that_it_will_need_an_author(run: Run, operato
 
 
 @pytest.mark.usefixtures("library")
+def test_a_rollouts_name_in_two_lines_is_a_wrong_call(run: Run) -> None:
+    make_dock()
+    rollout = make_rollout(name="Spring")
+    told = (2, "--name: Write it in one line, without control characters.")
+    for call in (("start_upgrade", "--all"), ("rollout", str(rollout.pk), "change")):
+        assert refusal(*call, "--name", "Spring\nSubject: none") == told
+    assert [rollout.name for rollout in Rollout.objects.all()] == ["Spring"]
+
+
+@pytest.mark.usefixtures("library")
 def test_a_second_clone_finds_nothing_left(run: Run) -> None:
     organization = make_organization()
     rollout = make_rollout()

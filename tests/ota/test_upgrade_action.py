@@ -102,6 +102,16 @@ def test_a_version_for_none_of_the_chosen_devices_is_no_choice(operator: Client)
     assert found["preview"] is None
 
 
+def test_a_rollouts_name_in_two_lines_is_refused_beside_it(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    page = f"{PREVIEW}?{urlencode({'pks': dock.pk, 'limit_in_flight': 5, 'name': 'One@Two'})}"
+    found = context(operator, page.replace("%40", "%0A"))
+    assert found["form"].errors["name"] == ["Write it in one line, without control characters."]
+    confirm(operator, dock, name="One\nTwo")
+    assert not Rollout.objects.exists()
+
+
 def offered(client: Client, query: str) -> list[tuple[str, str]]:
     """The target versions to choose from."""
     return list(context(client, f"{PREVIEW}?{query}")["form"].fields["to"].choices)
