@@ -108,8 +108,8 @@ def adopt(devices: DeviceQuerySet, organization: Organization, now: dt.datetime)
     keys = {device.pk for device in claimed}
     unclaimed = Device.objects.filter(organization=None)
     values = {"organization": organization, "changed_at": now}
-    unclaimed.filter(pk__in=keys & chosen).update(bound_at=now, **values)
-    unclaimed.filter(pk__in=keys - chosen).update(**values)
+    unclaimed.filter(pk__among=keys & chosen).update(bound_at=now, **values)
+    unclaimed.filter(pk__among=keys - chosen).update(**values)
     return claimed
 
 

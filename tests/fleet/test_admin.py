@@ -8,6 +8,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
+from pytest_django import Settings
 
 from fleet import admin
 from fleet.models import Device, Organization, Site
@@ -237,6 +238,26 @@ def test_a_device_that_came_after_the_page_is_not_adopted_with_those_that_it_sho
     form = {"query": "claimed=no", "organization": home.pk, "keys": keys}
     assert "1 device went into Home." in told(administrator.post(ADOPT, form))
     assert home.devices.get() == shown
+
+
+def test_more_devices_are_adopted_than_a_form_takes_keys(
+    administrator: Client, settings: Settings
+) -> None:
+    home = make_organization()
+    Device.objects.bulk_create(Device(sn=f"D{one:04}") for one in range(1000))
+    Device.objects.filter(sn__endswith="7").update(organization=make_organization())
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000  # bytes, of 2.5 MB
+    keys = context(administrator, f"{ADOPT}?query=claimed%3Dno")["keys"]
+    form = {"query": "claimed=no", "organization": home.pk, "keys": keys}
+    assert administrator.post(ADOPT, form).status_code == 302
+    assert Device.objects.filter(organization=home).count() == 900
+
+
+def test_a_forged_range_of_devices_ends_with_the_newest(administrator: Client) -> None:
+    home, dock = make_organization(), make_dock(organization=None)
+    form = {"query": "", "organization": home.pk, "keys": f"1-{'9' * 18},1-{'9' * 18}"}
+    assert administrator.post(ADOPT, form).status_code == 302
+    assert list(Device.objects.filter(organization=home)) == [dock]
 
 
 def test_a_device_that_left_the_list_after_the_page_is_adopted_all_the_same(
