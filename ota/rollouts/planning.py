@@ -44,6 +44,8 @@ NO_LIST = (
 )
 # At the end of the calendar a time has no equal on the clock of every site.
 FARTHEST = dt.timedelta(days=36525)
+# The minute that a form tells, and one to press the button.
+JUST_BEGUN = dt.timedelta(minutes=2)
 
 
 class InvalidPolicy(ValueError):
@@ -328,7 +330,19 @@ def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None
     clean(named, (*FIELDS, "name"))
     if policy["keeps_open"] and not options.criteria:
         raise InvalidPolicy("keeps_open", NO_LIST)
+    refuse_past(options.starts_at, now)
     refuse_times(options.starts_at, options.deadline_at, now)
+
+
+def refuse_past(starts_at: dt.datetime | None, now: dt.datetime) -> None:
+    """Refuses a start that nobody can have meant.
+
+    Raises:
+        InvalidPolicy: it has passed.
+    """
+    if starts_at and starts_at < now - JUST_BEGUN:
+        text = "The start has passed already: choose a later one, or none to start at once."
+        raise InvalidPolicy("starts_at", text)
 
 
 def refuse_times(

@@ -25,6 +25,7 @@ from ota.rollouts.planning import (
     clean,
     may_grow,
     refuse_closed,
+    refuse_past,
     refuse_times,
 )
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
@@ -317,6 +318,8 @@ def change(
         ]
         if fields.get("keeps_open") and not found.keeps_open:
             _refuse_to_open(found)
+        if fields.get("starts_at") != found.starts_at:
+            refuse_past(fields.get("starts_at"), now)
         for name, value in fields.items():
             setattr(found, name, value)
         _clean(found, fields, now)

@@ -484,6 +484,15 @@ def test_a_rollouts_name_in_two_lines_is_a_wrong_call(run: Run) -> None:
     assert [rollout.name for rollout in Rollout.objects.all()] == ["Spring"]
 
 
+def test_a_start_in_the_past_is_a_wrong_call_and_the_one_that_it_has_is_none(run: Run) -> None:
+    at = timezone.now() - dt.timedelta(hours=1)
+    rollout = make_rollout(starts_at=at)
+    call = ("rollout", str(rollout.pk), "change", "--deadline", "2099-01-01T00:00", "--start")
+    code, message = refusal(*call, "2020-01-01T00:00")
+    assert (code, message.startswith("--start: The start has passed already")) == (2, True)
+    assert run.answer(*call, at.isoformat())["changed"]
+
+
 @pytest.mark.usefixtures("library")
 def test_a_second_clone_finds_nothing_left(run: Run) -> None:
     organization = make_organization()

@@ -37,6 +37,8 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.django_db
 
+PASSED = "The start has passed already: choose a later one, or none to start at once."
+
 
 @pytest.fixture
 def library() -> None:
@@ -294,6 +296,7 @@ def test_who_starts_a_rollout_is_its_author(run: Run) -> None:
             ["--start", "2099-01-02", "--deadline", "2099-01-01"],
             "--deadline: The deadline is before the start.",
         ),
+        (["--start", "2020-01-01"], f"--start: {PASSED}"),
         (["--pilot", "NOBODY"], "--pilot: Not among the docks of this rollout: NOBODY."),
     ],
 )

@@ -102,6 +102,16 @@ def test_a_version_for_none_of_the_chosen_devices_is_no_choice(operator: Client)
     assert found["preview"] is None
 
 
+def test_a_start_in_the_past_is_refused_beside_it(operator: Client) -> None:
+    make_package(NEWER)
+    dock, now = make_dock(), timezone.localtime()
+    query = f"pks={dock.pk}&limit_in_flight=5&starts_at="
+    found = context(operator, f"{PREVIEW}?{query}2020-01-01T00:00")
+    assert "passed already: choose a later one" in found["form"].errors["starts_at"][0]
+    this_minute = context(operator, f"{PREVIEW}?{query}{now:%Y-%m-%dT%H:%M}")
+    assert not this_minute["form"].errors
+
+
 def test_a_rollouts_name_in_two_lines_is_refused_beside_it(operator: Client) -> None:
     make_package(NEWER)
     dock = make_dock()
