@@ -93,6 +93,22 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
     return len(canceled)
 
 
+def canceled_in_words(rollout: Rollout, canceled: int, now: dt.datetime) -> str:
+    """What ``cancel`` came to: only what was never sent is canceled, and what was sent goes on."""
+    text = f"Called off {count(canceled, 'upgrade')} that waited."
+    sent = rollout.tasks.filter(finished_at=now).exclude(status=TaskStatus.CANCELED).count()
+    if sent:
+        need = "it needs" if sent == 1 else "they need"
+        text += f" {sent:,} of them had been sent before: {need} attention."
+    if under_way := rollout.tasks.open().count():
+        go_on = "was sent already and goes on to its end" if under_way == 1 else _GO_ON
+        text += f" {under_way:,} {go_on}."
+    return text
+
+
+_GO_ON = "were sent already and go on to their end"
+
+
 def close(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> bool:
     """Lets nobody join any more, so that it can finish; whether it was open until now."""
     with transaction.atomic():

@@ -178,6 +178,24 @@ def test_a_rollout_is_canceled_once(run: Run, operator: User) -> None:
     assert [kind for kind, _, _ in history(rollout)] == [Kind.CANCELED]
 
 
+def test_canceling_tells_what_goes_on_and_what_was_sent_before(run: Run) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    make_task(rollout=rollout, attempt=1, unanswered=1)
+    make_task(rollout=rollout, status=S.IN_PROGRESS)
+    told = run.answer("rollout", str(rollout.pk), "cancel")
+    assert told["canceled"] == 2
+    assert told["text"] == (
+        "Called off 2 upgrades that waited. 1 of them had been sent before: it needs attention. "
+        "1 was sent already and goes on to its end."
+    )
+
+
+def test_canceling_what_was_never_sent_tells_of_nothing_that_goes_on(run: Run) -> None:
+    told = run.answer("rollout", str(make_task().rollout.pk), "cancel")
+    assert told["text"] == "Called off 1 upgrade that waited."
+
+
 def test_a_finished_rollout_cannot_be_canceled(run: Run) -> None:
     rollout = make_rollout(status=Status.FINISHED, finished_at=timezone.now())
     told = run.answer("rollout", str(rollout.pk), "cancel", code=1)

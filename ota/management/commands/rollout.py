@@ -176,7 +176,7 @@ def _cancel(call: Call) -> Outcome:
     already = _is_already(call, RolloutStatus.CANCELED, "nothing of it is left to cancel")
     if before == RolloutStatus.CANCELED and not canceled:
         return already
-    text = f"Canceled {count(canceled, 'upgrade')} that waited; what runs goes on."
+    text = rollouts.canceled_in_words(call.rollout, canceled, call.now)
     return Outcome(True, text, {"canceled": canceled})
 
 
