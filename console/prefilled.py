@@ -1,8 +1,14 @@
-"""Forms of the console that an address may fill in, such as ``?organization=1``."""
+"""Forms of the console whose choices are looked up while somebody types.
 
-from typing import Any, TypeVar
+An address may fill them in, such as ``?organization=1``.
+"""
 
-from django.db.models import Model
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django import forms
+from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
+from django.db.models import ForeignKey, ManyToManyField, Model
 from django.http import HttpRequest
 
 from console.keys import is_key
@@ -10,16 +16,40 @@ from console.lists import ListAdmin
 
 M = TypeVar("M", bound=Model)
 
+if TYPE_CHECKING:
+    from django.contrib.admin.widgets import AutocompleteMixin
+else:
+    AutocompleteMixin = object
+
+
+class _OfKeys(AutocompleteMixin):
+    """Looks up nothing that no row can have: that would raise."""
+
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        return super().optgroups(name, [key for key in value if is_key(key)], attr)
+
+
+class _One(_OfKeys, AutocompleteSelect):
+    pass
+
+
+class _Some(_OfKeys, AutocompleteSelectMultiple):
+    pass
+
 
 class PrefilledAdmin(ListAdmin[M]):
-    """Takes no key that no row can have: choices that look up their rows would raise."""
+    """What was named and is no row is not among its choices, whether an address or a form named it."""
 
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, str | list[str]]:
-        told = super().get_changeform_initial_data(request)
-        odd = {name for name in self.autocomplete_fields if not _is_right(told.get(name, []))}
-        return {name: value for name, value in told.items() if name not in odd}
+    def formfield_for_foreignkey(
+        self, db_field: "ForeignKey[Any, Any]", request: HttpRequest, **kwargs: Any
+    ) -> forms.ModelChoiceField[Any] | None:
+        if db_field.name in self.get_autocomplete_fields(request):
+            kwargs["widget"] = _One(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
-
-def _is_right(value: Any) -> bool:
-    keys = [value] if isinstance(value, str) else value
-    return all(is_key(key) for key in keys)
+    def formfield_for_manytomany(
+        self, db_field: "ManyToManyField[Any, Any]", request: HttpRequest, **kwargs: Any
+    ) -> forms.ModelMultipleChoiceField[Any] | None:
+        if db_field.name in self.get_autocomplete_fields(request):
+            kwargs["widget"] = _Some(db_field, self.admin_site)
+        return super().formfield_for_manytomany(db_field, request, **kwargs)

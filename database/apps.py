@@ -1,4 +1,4 @@
-"""Teaches Django the lookup ``among``, and prepares each new connection."""
+"""Teaches Django the lookups ``among`` and ``in``, and prepares each new connection."""
 
 from django.apps import AppConfig
 from django.db.backends.signals import connection_created
@@ -8,6 +8,6 @@ class DatabaseConfig(AppConfig):
     name = "database"
 
     def ready(self) -> None:
-        from database import among, reading  # noqa: F401 (among registers its lookup)
+        from database import among, reading, within  # noqa: F401 (two register their lookups)
 
         connection_created.connect(reading.prepare)

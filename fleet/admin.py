@@ -6,7 +6,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models import Count, IntegerField, Max, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 
 from console.counts import count
-from console.keys import is_key, key
+from console.keys import key, read, written
 from console.labels import NOTHING, ago, label, link, two_lines
 from console.lists import ListAdmin
 from console.paging import KeyPaginator, PagedChangeList
@@ -291,7 +291,7 @@ class DeviceAdmin(ListAdmin[Device]):
             "model_admin": self,  # for the way back in the header
             "form": form,
             "chosen": chosen,
-            "keys": ",".join(map(str, keys)),
+            "runs": written(keys),
             "unclaimed": len(keys),
             "claimed": devices.exclude(organization=None).count(),
             "shown": Device.objects.filter(pk__in=keys[:LISTED]).select_related("model"),
@@ -380,11 +380,11 @@ class DeviceAdmin(ListAdmin[Device]):
 
 def _unclaimed(request: HttpRequest, devices: QuerySet[Device]) -> QuerySet[Device]:
     """Those to adopt: what the page showed, whoever has come to match its list since or left it."""
-    shown = request.POST.get("keys")
+    shown = request.POST.get("runs")
     if shown is None:
         return Device.objects.filter(pk__in=devices.values("pk"), organization=None)
-    keys = [int(key) for key in shown.split(",") if is_key(key)]
-    return Device.objects.filter(pk__among=keys, organization=None)
+    newest = Device.objects.aggregate(newest=Max("pk"))["newest"] or 0
+    return Device.objects.filter(pk__among=read(shown, newest), organization=None)
 
 
 def _device_link(device: Device) -> SafeString:

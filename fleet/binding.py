@@ -10,6 +10,7 @@ from django.db.models import F, Q
 
 from fleet import claims
 from fleet.models import Device, DeviceModel, DeviceQuerySet, Organization
+from fleet.names import in_one_line
 from fleet.telemetry import known
 from mqtt_bridge.envelope import Few, Message, Part, Text, result
 from mqtt_bridge.topics import SN
@@ -107,8 +108,8 @@ def adopt(devices: DeviceQuerySet, organization: Organization, now: dt.datetime)
     keys = {device.pk for device in claimed}
     unclaimed = Device.objects.filter(organization=None)
     values = {"organization": organization, "changed_at": now}
-    unclaimed.filter(pk__in=keys & chosen).update(bound_at=now, **values)
-    unclaimed.filter(pk__in=keys - chosen).update(**values)
+    unclaimed.filter(pk__among=keys & chosen).update(bound_at=now, **values)
+    unclaimed.filter(pk__among=keys - chosen).update(**values)
     return claimed
 
 
@@ -172,8 +173,8 @@ def _take_out(device: Device, now: dt.datetime) -> None:
 
 
 def _store(device: Device, binding: Binding, values: dict[str, Any]) -> None:
-    if binding.device_callsign:
-        values["callsign"] = binding.device_callsign
+    if callsign := in_one_line(binding.device_callsign).strip():
+        values["callsign"] = callsign
     if device.model_id is None and _model_key_fits(binding.device_model_key):
         key = binding.device_model_key
         values["model_id"] = DeviceModel.objects.ids_by_key([key])[key]

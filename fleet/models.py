@@ -11,6 +11,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 
 from database import reading
+from fleet.names import NameField
 
 # Without letters and digits that look alike: people type the code into a remote controller.
 _CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
@@ -37,7 +38,7 @@ class Organization(models.Model):
         ],
         help_text="What the operator types into DJI Pilot 2 as organization id.",
     )
-    name = models.CharField(max_length=200)
+    name = NameField(max_length=200)
     binding_code = models.CharField(
         max_length=64,
         default=new_binding_code,
@@ -56,7 +57,7 @@ class Site(models.Model):
     """A place where docks stand, with its time zone."""
 
     organization = models.ForeignKey(Organization, models.CASCADE, related_name="sites")
-    name = models.CharField(max_length=200)
+    name = NameField(max_length=200)
     time_zone = models.CharField(max_length=64, default="UTC", validators=[validate_time_zone])
 
     class Meta:
@@ -104,7 +105,7 @@ class DeviceModel(models.Model):
         ],
         help_text="domain-type-sub_type, such as 3-2-0",
     )
-    name = models.CharField(max_length=100)
+    name = NameField(max_length=100)
     kind = models.CharField(max_length=10, choices=Kind)
     compatible_with = models.ManyToManyField("self", blank=True)
 
@@ -170,7 +171,7 @@ class Device(reading.QuickModel):
         OFF = "off", "Off"  # an aircraft that its dock, itself online, reports absent
 
     sn = models.CharField("serial number", max_length=64, unique=True)
-    callsign = models.CharField(max_length=100, blank=True)
+    callsign = NameField(max_length=100, blank=True)
     model = models.ForeignKey(
         DeviceModel, models.PROTECT, null=True, blank=True, related_name="devices"
     )

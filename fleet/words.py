@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.admin import display
 
+from console.sizes import shown_size
 from fleet import modes
 from fleet.models import Device
 
@@ -87,7 +88,7 @@ def storage(device: Device) -> str:
     if device.storage_total is None or device.storage_used is None:
         return ""
     free = device.storage_total - device.storage_used
-    return f"{free / 1_048_576:.1f} of {device.storage_total / 1_048_576:.1f} GB free"
+    return f"{shown_size(1024 * free)} of {shown_size(1024 * device.storage_total)} free"
 
 
 # For the device's page; Django's admin takes functions for fields, its types know names only.

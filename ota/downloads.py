@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.template.defaultfilters import filesizeformat
 
 from console.counts import count
+from console.sizes import shown_size
 from database import bulk
 from ota import storage
 from ota.models import Download, FirmwarePackage, UpgradeTarget
@@ -89,13 +89,13 @@ def in_words(package: FirmwarePackage, download: Download | None, now: dt.dateti
             return "The dock has not come for it."
         return "The dock fetches it from the bucket itself; that is not seen here."
     size = package.size
-    reached = filesizeformat(min(download.last_offset, size))
+    reached = shown_size(min(download.last_offset, size))
     rate = download.rate if now - download.last_at < MOVES_FOR else None
     parts = [
-        f"{_verb()} {reached} of {filesizeformat(size)} ({percent(download)} %)",
-        f"at {filesizeformat(rate)}/s" if rate else "",
+        f"{_verb()} {reached} of {shown_size(size)} ({percent(download)} %)",
+        f"at {shown_size(rate)}/s" if rate else "",
         count(download.requests, "request"),
-        f"{filesizeformat(download.bytes_served)} in all",
+        f"{shown_size(download.bytes_served)} in all",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -3,7 +3,7 @@
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -99,8 +99,8 @@ class MomentField(forms.DateTimeField):
 class RolloutForm(forms.Form):
     """What an operator chooses for a rollout; always bound, to the choices so far.
 
-    ``preferred`` is the policy where nothing else was chosen yet, ``criteria`` what the devices were
-    chosen by. With an ``original``, the rollout that is cloned, both are as there.
+    ``models`` are the keys of the devices' models, whose versions are offered. ``preferred`` is the
+    policy where nothing else was chosen yet, ``criteria`` what the devices were chosen by. With an ``original``, the rollout that is cloned, both are as there.
     """
 
     to = forms.ChoiceField(label="Target version", required=False, widget=UnfoldAdminSelectWidget)
@@ -155,6 +155,7 @@ class RolloutForm(forms.Form):
     def __init__(
         self,
         choices: QueryDict,
+        models: Collection[int | None],
         preferred: Mapping[str, Any],
         criteria: Sequence[Criterion] = (),
         original: Rollout | None = None,
@@ -169,7 +170,7 @@ class RolloutForm(forms.Form):
         self.criteria = self.like.criteria if self.like else criteria
         target = self.fields["to"]
         if isinstance(target, forms.ChoiceField):
-            target.choices = [("", "The newest of each model"), *self._targets()]
+            target.choices = [("", "The newest of each model"), *self._targets(models)]
         for name in DECISIVE:
             self.fields[name].widget.attrs["data-decisive"] = ""
 
@@ -181,14 +182,14 @@ class RolloutForm(forms.Form):
         also = {"name": self.like.name, "allow_downgrade": self.like.allow_downgrade}
         return {**self.like.policy, **also, "to": to}
 
-    def _targets(self) -> list[tuple[str, str]]:
-        """The versions to choose from; those of the original also if they are not offered now."""
-        found = _versions()
+    def _targets(self, models: Collection[int | None]) -> list[tuple[str, str]]:
+        """The versions to choose from; those of the original also if they are not offered."""
+        found = _versions(models)
         if self.like and self.like.to_by_model:
             text = f"As in {self.original}: {_by_model(self.like.to_by_model)}"
             return [(AS_IN_ORIGINAL, text), *found]
         if self.like and self.like.to and self.like.to not in dict(found):
-            return [(self.like.to, f"{self.like.to} · not offered now"), *found]
+            return [(self.like.to, f"{self.like.to} · not offered for these devices"), *found]
         return found
 
     def clean_pilot(self) -> tuple[str, ...]:
@@ -241,13 +242,14 @@ def _written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _versions() -> list[tuple[str, str]]:
-    """The versions of the library, newest first, with the models that they are for."""
-    models: defaultdict[str, set[str]] = defaultdict(set)
+def _versions(models: Collection[int | None]) -> list[tuple[str, str]]:
+    """The versions that the library has for some of these models, newest first, with those models."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
     available = FirmwarePackage.objects.available().order_by("-version_number", "-pk")
     for package in available.prefetch_related("models"):
-        models[package.version] |= {model.name for model in package.models.all()}
-    return [(version, f"{version} · {_few(sorted(names))}") for version, names in models.items()]
+        if names := {model.name for model in package.models.all() if model.pk in models}:
+            found[package.version] |= names
+    return [(version, f"{version} · {_few(sorted(names))}") for version, names in found.items()]
 
 
 def _by_model(numbers: Mapping[int, int]) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.db.models import Count
-from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.text import capfirst
 
+from console.sizes import shown_size
 from ota import downloads, rollouts, states, status, terms
 from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import Standing
@@ -320,7 +320,7 @@ def step(raw: str) -> str:
 
 def rate(found: int | None) -> str:
     """Bytes a second in words."""
-    return f"{filesizeformat(found)}/s" if found else ""
+    return f"{shown_size(found)}/s" if found else ""
 
 
 _EXPECTED = {

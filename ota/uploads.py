@@ -15,8 +15,8 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import QuerySet
-from django.template.defaultfilters import filesizeformat
 
+from console.sizes import shown_size
 from ota import multipart, storage
 from ota.models import Upload
 
@@ -357,4 +357,4 @@ def _in_words(error: Exception, upload: Upload) -> Exception:
 
 
 def _shown(size: int) -> str:
-    return str(filesizeformat(size)).replace("\xa0", " ")
+    return shown_size(size).replace("\xa0", " ")

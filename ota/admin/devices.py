@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -164,7 +164,7 @@ class UpgradableDeviceAdmin(DeviceAdmin):
             return redirect("admin:fleet_device_changelist")
         original, by = clones.original(request, chosen), criteria.of(chosen)
         usual = rollouts.usual_policy(devices, is_list=bool(by or original))
-        form = RolloutForm(choices, usual, by, original)
+        form = RolloutForm(choices, _models(devices, choices), usual, by, original)
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
@@ -262,6 +262,13 @@ def _reasons(answer: Answer) -> list[str]:
     if answer.exclusion:
         return [answer.exclusion.text]
     return [reason.text for reason in answer.blockers]
+
+
+def _models(devices: QuerySet[Device], choices: QueryDict) -> set[int | None]:
+    """Of the devices, and of the aircraft behind them where these are chosen too."""
+    if choices.get("with_aircraft"):
+        devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
+    return set(devices.order_by().values_list("model", flat=True).distinct())
 
 
 def _planned(form: RolloutForm, devices: QuerySet[Device], now: dt.datetime) -> Plan | None:

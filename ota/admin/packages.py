@@ -12,7 +12,6 @@ from django.db.models import QuerySet
 from django.forms import ModelForm, Script
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -24,8 +23,9 @@ from unfold.decorators import action
 from console.counts import count
 from console.keys import key
 from console.labels import NOTHING, ago, label, link, two_lines
-from console.lists import ListAdmin
 from console.paging import DEPTH
+from console.prefilled import PrefilledAdmin
+from console.sizes import shown_size
 from ota import notes, packages, states, storage
 from ota.admin import adding, uploads, withdrawing
 from ota.forms import PackageDetailsForm
@@ -60,7 +60,7 @@ class ProblemFilter(DropdownFilter):
 
 
 @admin.register(FirmwarePackage)
-class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
+class FirmwarePackageAdmin(PrefilledAdmin[FirmwarePackage]):
     """What a package's bytes say is not changed here, only what people say about it."""
 
     form = PackageDetailsForm
@@ -299,7 +299,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
 
     @admin.display(description="size", ordering="size")
     def length(self, package: FirmwarePackage) -> str:
-        return filesizeformat(package.size)
+        return shown_size(package.size)
 
     @admin.display(description="MD5")
     def short_md5(self, package: FirmwarePackage) -> str | SafeString:
@@ -319,7 +319,7 @@ class FirmwarePackageAdmin(ListAdmin[FirmwarePackage]):
 
     @admin.display(description="size")
     def length_in_full(self, package: FirmwarePackage) -> str:
-        return f"{filesizeformat(package.size)}, {package.size:,} bytes"
+        return f"{shown_size(package.size)}, {package.size:,} bytes"
 
     @admin.display(description="SHA-256")
     def digest(self, package: FirmwarePackage) -> SafeString:

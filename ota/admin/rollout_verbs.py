@@ -117,9 +117,8 @@ def _cancel(given: Press) -> Outcome:
         return Outcome(False, "It has ended; nothing of it is left to cancel.")
     if was_canceled and not canceled:
         return Outcome(False, "It is canceled already.")
-    found = count(canceled, "task")
-    text = f"Canceled {found} that waited. What is running already goes on."
-    return Outcome(True, text, f"Canceled {found} that waited.")
+    text = rollouts.canceled_in_words(given.rollout, canceled, given.now)
+    return Outcome(True, text, text)
 
 
 def _open_wave(given: Press) -> Outcome:

@@ -3,16 +3,17 @@
 import argparse
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core.management.base import CommandParser
 from rich.console import RenderableType
 from rich.table import Table
 
 from console.terminal import refuse_unknown, table
-from ota import needs
+from ota import needs, rollouts
 from ota.management.policy import add_policy, add_times, chosen
 from ota.management.versions import firmware_version
 from ota.models import Rollout
-from ota.rollouts import FIELDS
+from ota.rollouts import FIELDS, Options, Plan
 
 Document = dict[str, Any]
 
@@ -46,6 +47,12 @@ def chosen_options(options: dict[str, Any]) -> dict[str, Any]:
         available = needs.Library().versions()
         refuse_unknown("version (no available package)", [options["to"]], available)
     return chosen(options, _CHOICES) | {"policy": chosen(options, FIELDS)}
+
+
+def would_be_refused(plan: Plan, chosen: Options, user: User | None) -> str:
+    """What a dry run has to say of the start that it shows; empty if that would not be refused."""
+    missing = rollouts.missing_author(plan, chosen, user)
+    return f"Without --dry-run this would be refused. {missing}" if missing else ""
 
 
 def plan_shown(document: Document) -> list[RenderableType]:

@@ -7,6 +7,7 @@ from django.db import models
 from django.utils import timezone
 
 from fleet.models import DeviceModel, Organization, Site
+from fleet.names import NameField
 from ota.models.policies import Policy
 from ota.states import RolloutStatus
 
@@ -18,7 +19,7 @@ class Rollout(Policy):
 
     Status = RolloutStatus
 
-    name = models.CharField(max_length=200)
+    name = NameField(max_length=200)
     status = models.CharField(
         max_length=16, choices=RolloutStatus, default=RolloutStatus.RUNNING, db_index=True
     )

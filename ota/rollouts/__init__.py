@@ -4,7 +4,7 @@ from ota.rollouts import consistency, standstill
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
 from ota.rollouts.joining import Held, held_back, join
-from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch
+from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch, missing_author
 from ota.rollouts.planning import (
     FIELDS,
     Excluded,
@@ -21,6 +21,7 @@ from ota.rollouts.verbs import (
     NotPossible,
     approve,
     cancel,
+    canceled_in_words,
     change,
     close,
     deny,
@@ -49,6 +50,7 @@ __all__ = [
     "approve",
     "cancel",
     "cancel_tasks",
+    "canceled_in_words",
     "change",
     "clone",
     "close",
@@ -59,6 +61,7 @@ __all__ = [
     "held_back",
     "join",
     "launch",
+    "missing_author",
     "open_next_wave",
     "options_of",
     "pause",

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 
 from fleet import versions
 from fleet.models import Device, DeviceModel, Organization
+from fleet.names import in_one_line
 from ota.models import Criterion, Rollout, UpgradeTarget
 from ota.rollouts.launching import launch
 from ota.rollouts.planning import FIELDS, Options, Plan, had
@@ -38,7 +39,7 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     policy = {name: getattr(rollout, name) for name in FIELDS} | other.pop("policy", {})
     models, organizations = _concerned(rollout)
     chosen = Options(
-        name=f"{rollout.name}, the rest"[:200],
+        name=in_one_line(f"{rollout.name}, the rest")[:200],
         **_versions(rollout),
         policy=policy,
         criteria=[

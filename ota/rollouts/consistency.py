@@ -16,6 +16,7 @@ from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
 from django.utils import timezone
 
 from fleet.models import Device, DeviceModel
+from fleet.names import in_one_line
 from ota import needs
 from ota.models import FirmwarePackage, OrganizationPolicy, UpgradeTarget, UpgradeTask
 from ota.needs import Need
@@ -101,8 +102,9 @@ def _is_open(policy: OrganizationPolicy, device: Device, now: dt.datetime) -> bo
 
 def _start(policy: OrganizationPolicy, devices: Sequence[Device], now: dt.datetime) -> None:
     """Of two that want to at once one does."""
+    whose, at = str(policy.organization)[:150], f"{timezone.localtime(now):%Y-%m-%d %H:%M}"
     options = Options(
-        name=f"Consistency upgrades of {policy.organization}, {timezone.localtime(now):%Y-%m-%d %H:%M}",
+        name=in_one_line(f"Consistency upgrades of {whose}, {at}"),
         policy={"keeps_open": False},
         need=Need.CONSISTENCY,
         is_automatic=True,

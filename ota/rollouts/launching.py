@@ -67,8 +67,8 @@ def launch(
     planned = plan(devices, options, now)
     if seen and planned.tasks and planned.digest != seen:
         raise PlanChanged("the plan changed since it was looked at")
-    if planned.needs_approval and user is None and not options.is_automatic:
-        raise InvalidPolicy("", NOBODY)
+    if missing := missing_author(planned, options, user):
+        raise InvalidPolicy("", missing)
     starts_now = options.starts_at is None or options.starts_at <= now
     opened_at = now if starts_now and not planned.needs_approval else None
     with transaction.atomic():
@@ -81,6 +81,11 @@ def launch(
         if len(started.tasks) >= MANY:
             bulk.refresh_statistics(UpgradeTask, UpgradeTarget)
     return rollout, started
+
+
+def missing_author(planned: Plan, options: Options, user: User | None) -> str:
+    """Why it could not start in nobody's name; empty if it could, or if it is somebody's."""
+    return NOBODY if planned.needs_approval and not user and not options.is_automatic else ""
 
 
 def _rollout(options: Options, planned: Plan, now: dt.datetime, user: User | None) -> Rollout:

@@ -44,6 +44,8 @@ NO_LIST = (
 )
 # At the end of the calendar a time has no equal on the clock of every site.
 FARTHEST = dt.timedelta(days=36525)
+# The minute that a form tells, and one to press the button.
+JUST_BEGUN = dt.timedelta(minutes=2)
 
 
 class InvalidPolicy(ValueError):
@@ -324,10 +326,23 @@ def check(options: Options, policy: Mapping[str, Any], now: dt.datetime) -> None
     Raises:
         InvalidPolicy: a value is not right, the deadline has passed, or the hours are never long enough.
     """
-    clean(Rollout(**policy), FIELDS)
+    named = Rollout(name=options.name or "by its time", **policy)
+    clean(named, (*FIELDS, "name"))
     if policy["keeps_open"] and not options.criteria:
         raise InvalidPolicy("keeps_open", NO_LIST)
+    refuse_past(options.starts_at, now)
     refuse_times(options.starts_at, options.deadline_at, now)
+
+
+def refuse_past(starts_at: dt.datetime | None, now: dt.datetime) -> None:
+    """Refuses a start that nobody can have meant.
+
+    Raises:
+        InvalidPolicy: it has passed.
+    """
+    if starts_at and starts_at < now - JUST_BEGUN:
+        text = "The start has passed already: choose a later one, or none to start at once."
+        raise InvalidPolicy("starts_at", text)
 
 
 def refuse_times(

@@ -25,6 +25,7 @@ from ota.rollouts.planning import (
     clean,
     may_grow,
     refuse_closed,
+    refuse_past,
     refuse_times,
 )
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
@@ -90,6 +91,22 @@ def cancel(rollout: Rollout, now: dt.datetime, user: User | None = None, remark:
             text = course.joined(course.called_off(len(canceled)), remark)
             course.note(rollout.pk, Kind.CANCELED, now, text, user)
     return len(canceled)
+
+
+def canceled_in_words(rollout: Rollout, canceled: int, now: dt.datetime) -> str:
+    """What ``cancel`` came to: only what was never sent is canceled, and what was sent goes on."""
+    text = f"Called off {count(canceled, 'upgrade')} that waited."
+    sent = rollout.tasks.filter(finished_at=now).exclude(status=TaskStatus.CANCELED).count()
+    if sent:
+        need = "it needs" if sent == 1 else "they need"
+        text += f" {sent:,} of them had been sent before: {need} attention."
+    if under_way := rollout.tasks.open().count():
+        go_on = "was sent already and goes on to its end" if under_way == 1 else _GO_ON
+        text += f" {under_way:,} {go_on}."
+    return text
+
+
+_GO_ON = "were sent already and go on to their end"
 
 
 def close(rollout: Rollout, now: dt.datetime, user: User | None = None, remark: str = "") -> bool:
@@ -317,6 +334,8 @@ def change(
         ]
         if fields.get("keeps_open") and not found.keeps_open:
             _refuse_to_open(found)
+        if fields.get("starts_at") != found.starts_at:
+            refuse_past(fields.get("starts_at"), now)
         for name, value in fields.items():
             setattr(found, name, value)
         _clean(found, fields, now)

@@ -7,13 +7,14 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db import models
+from django.forms import BaseForm, ModelChoiceField
 from django.test import Client
 from django.urls import reverse
 
 from config import urls
 from fleet.models import Device
 from ota.models import Rollout, UpgradeTask
-from tests.make import make_aircraft, make_dock, make_rollout
+from tests.make import make_aircraft, make_dock, make_organization, make_rollout, make_task
 from tests.people import told
 
 pytestmark = pytest.mark.django_db
@@ -123,3 +124,41 @@ def test_choices_of_notices_for_what_can_be_no_organization_are_not_found(chief:
     for key in (HUGE, LONG, "abc", "²"):
         page = f"/admin/ota/notice/settings/?organization={key}"
         assert chief.post(page, {"forget": "1"}).status_code == 404
+
+
+def _doors(model: type[models.Model]) -> Iterator[str]:
+    """The pages of a model's rows that have a form."""
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    yield reverse(f"{name}_add")
+    if row := model._default_manager.first():
+        yield reverse(f"{name}_change", args=[row.pk])
+
+
+def _form(response: Any) -> BaseForm | None:
+    context = getattr(response, "context_data", None) or {}
+    form = context["adminform"].form if "adminform" in context else context.get("form")
+    return form if isinstance(form, BaseForm) else None
+
+
+@pytest.mark.parametrize("model", [model for model, _ in LISTS], ids=NAMES)
+def test_a_form_that_names_what_can_be_no_row_says_so(
+    chief: Client, model: type[models.Model]
+) -> None:
+    make_task(make_dock(organization=make_organization()))
+    for page in _doors(model):
+        form = _form(chief.get(page))
+        fields = form.fields.items() if form else ()
+        for name in [name for name, field in fields if isinstance(field, ModelChoiceField)]:
+            for key in (HUGE, f"-{HUGE}", LONG, "abc", "²"):
+                said = _form(chief.post(page, {name: [key], "upload": ""}))
+                assert said, (page, name, key[:40])
+                assert said.errors[name], (page, name, key[:40])
+
+
+def test_devices_are_adopted_into_no_organization_that_there_cannot_be(chief: Client) -> None:
+    stray = make_dock(organization=None)
+    for key in (HUGE, LONG, "abc", "²"):
+        sent = {"pks": str(stray.pk), "organization": key}
+        said = _form(chief.post("/admin/fleet/device/adopt/", sent))
+        assert said
+        assert "organization" in said.errors

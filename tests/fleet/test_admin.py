@@ -8,6 +8,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
+from pytest_django import Settings
 
 from fleet import admin
 from fleet.models import Device, Organization, Site
@@ -232,11 +233,31 @@ def test_a_device_that_came_after_the_page_is_not_adopted_with_those_that_it_sho
     administrator: Client,
 ) -> None:
     shown, home = make_dock(organization=None), make_organization(name="Home")
-    keys = context(administrator, f"{ADOPT}?query=claimed%3Dno")["keys"]
+    runs = context(administrator, f"{ADOPT}?query=claimed%3Dno")["runs"]
     make_dock(organization=None)
-    form = {"query": "claimed=no", "organization": home.pk, "keys": keys}
+    form = {"query": "claimed=no", "organization": home.pk, "runs": runs}
     assert "1 device went into Home." in told(administrator.post(ADOPT, form))
     assert home.devices.get() == shown
+
+
+def test_more_devices_are_adopted_than_a_form_takes_keys(
+    administrator: Client, settings: Settings
+) -> None:
+    home = make_organization()
+    Device.objects.bulk_create(Device(sn=f"D{one:04}") for one in range(1000))
+    Device.objects.filter(sn__endswith="7").update(organization=make_organization())
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000  # bytes, of 2.5 MB
+    runs = context(administrator, f"{ADOPT}?query=claimed%3Dno")["runs"]
+    form = {"query": "claimed=no", "organization": home.pk, "runs": runs}
+    assert administrator.post(ADOPT, form).status_code == 302
+    assert Device.objects.filter(organization=home).count() == 900
+
+
+def test_a_forged_range_of_devices_ends_with_the_newest(administrator: Client) -> None:
+    home, dock = make_organization(), make_dock(organization=None)
+    form = {"query": "", "organization": home.pk, "runs": f"1-{'9' * 18},1-{'9' * 18}"}
+    assert administrator.post(ADOPT, form).status_code == 302
+    assert list(Device.objects.filter(organization=home)) == [dock]
 
 
 def test_a_device_that_left_the_list_after_the_page_is_adopted_all_the_same(
@@ -244,9 +265,9 @@ def test_a_device_that_left_the_list_after_the_page_is_adopted_all_the_same(
 ) -> None:
     dock, home = make_dock(organization=None), make_organization(name="Home")
     query = "claimed=no&presence__exact=online"
-    keys = context(administrator, f"{ADOPT}?{urlencode({'query': query})}")["keys"]
+    runs = context(administrator, f"{ADOPT}?{urlencode({'query': query})}")["runs"]
     Device.objects.update(presence=Device.Presence.OFFLINE)
-    form = {"query": query, "organization": home.pk, "keys": keys}
+    form = {"query": query, "organization": home.pk, "runs": runs}
     assert "1 device went into Home." in told(administrator.post(ADOPT, form))
     assert home.devices.get() == dock
 
@@ -255,18 +276,18 @@ def test_a_device_that_somebody_else_adopted_after_the_page_stays_there(
     administrator: Client,
 ) -> None:
     dock, home = make_dock(organization=None), make_organization(name="Home")
-    keys = context(administrator, f"{ADOPT}?pks={dock.pk}")["keys"]
+    runs = context(administrator, f"{ADOPT}?pks={dock.pk}")["runs"]
     there = make_organization(name="There")
     Device.objects.update(organization=there)
-    form = {"pks": str(dock.pk), "organization": home.pk, "keys": f"{keys},nonsense,"}
+    form = {"pks": str(dock.pk), "organization": home.pk, "runs": f"{runs},nonsense,"}
     assert "0 devices went into Home." in told(administrator.post(ADOPT, form))
     assert there.devices.get() == dock
 
 
 def test_what_was_adopted_by_two_presses_goes_in_once(administrator: Client) -> None:
     dock, home = make_dock(organization=None), make_organization(name="Home")
-    keys = context(administrator, f"{ADOPT}?pks={dock.pk}")["keys"]
-    form = {"pks": str(dock.pk), "organization": home.pk, "keys": keys}
+    runs = context(administrator, f"{ADOPT}?pks={dock.pk}")["runs"]
+    form = {"pks": str(dock.pk), "organization": home.pk, "runs": runs}
     assert "1 device went into Home." in told(administrator.post(ADOPT, form))
     assert "0 devices went into Home." in told(administrator.post(ADOPT, form))
 
@@ -274,7 +295,7 @@ def test_what_was_adopted_by_two_presses_goes_in_once(administrator: Client) -> 
 def test_the_page_of_what_is_adopted_sends_what_it_showed(administrator: Client) -> None:
     dock = make_dock(organization=None)
     shown = text(administrator.get(f"{ADOPT}?pks={dock.pk}"))
-    assert f'<input type="hidden" name="keys" value="{dock.pk}">' in shown
+    assert f'<input type="hidden" name="runs" value="{dock.pk}">' in shown
 
 
 def test_an_operator_may_not_adopt(operator: Client) -> None:
@@ -367,3 +388,20 @@ def test_a_filter_that_nobody_uses_says_all(administrator: Client, place: str) -
     selects = re.findall(r"<select[^>]*unfold-filter-autocomplete[^>]*>", shown)
     assert selects
     assert all('data-placeholder="All"' in found for found in selects)
+
+
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ("organization/add/", "name"),
+        ("site/add/", "name"),
+        ("devicemodel/add/", "name"),
+        ("device/{dock}/change/", "callsign"),
+    ],
+)
+def test_a_name_in_two_lines_is_refused(client: Client, page: str, field: str) -> None:
+    log_in(client, "Administrators")
+    dock = make_dock()
+    answer = client.post(f"/admin/fleet/{page.format(dock=dock.pk)}", {field: "North\nSouth"})
+    errors = (answer.context_data or {})["adminform"].form.errors[field]
+    assert errors == ["Write it in one line, without control characters."]

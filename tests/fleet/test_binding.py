@@ -37,13 +37,14 @@ def bind(
     *sns: str,
     code: str = "",
     model_key: str | None = None,
+    callsign: str = "",
 ) -> dict[str, int]:
     devices = [
         {
             "sn": sn,
             "device_binding_code": code or organization.binding_code,
             "organization_id": organization.identifier,
-            "device_callsign": f"Callsign {sn}",
+            "device_callsign": callsign or f"Callsign {sn}",
             "device_model_key": _key(sender, sn) if model_key is None else model_key,
         }
         for sn in sns
@@ -133,6 +134,11 @@ def test_a_dock_and_its_aircraft_are_bound() -> None:
         True,
     )
     assert Device.objects.get(sn="AIR1").organization == organization
+
+
+def test_a_callsign_in_two_lines_is_kept_in_one() -> None:
+    bind("DOCK1", make_organization(), "DOCK1", callsign=" Roof\r\nNorth\t")
+    assert Device.objects.get(sn="DOCK1").callsign == "Roof  North"
 
 
 def test_a_wrong_code_binds_nothing() -> None:

@@ -120,5 +120,12 @@ def test_an_argument_that_is_not_utf_8_is_a_wrong_call(call: list[str]) -> None:
     assert refusal(*(argument.format(garbled) for argument in call)) == told
 
 
+@pytest.mark.parametrize("name", ["Acme\nInc", "Acme\rInc", "Acme\x1b[31m", "Acme\u2028Inc"])
+def test_an_organizations_name_in_two_lines_is_a_wrong_call(name: str) -> None:
+    told = (2, "NAME: Write it in one line, without control characters.")
+    assert refusal("add_organization", "acme", name) == told
+    assert not Organization.objects.exists()
+
+
 def test_an_empty_serial_number_is_seen_among_the_unknown_ones() -> None:
     assert refusal("fleet_status", "--sn", "") == (2, "Unknown serial number: ''")

@@ -51,7 +51,7 @@ def test_a_rollout_is_paused_resumed_and_canceled(console: Page) -> None:
     press(console, "Resume", "Resume it")
     expect(console.get_by_text("Resumed: what waits is looked at anew.")).to_be_visible()
     press(console, "Cancel what was not issued", "Cancel them")
-    expect(console.get_by_text("Canceled 1 task that waited.")).to_be_visible()
+    expect(console.get_by_text("Called off 1 upgrade that waited.")).to_be_visible()
     assert (now(task.rollout), now(task)) == (R.CANCELED, S.CANCELED)
 
 

@@ -171,5 +171,5 @@ def test_a_file_over_the_limit_is_refused_in_words(
     processes.web(UPLOAD_LIMIT_GB="0.01")
     enter(page, processes.web_url, administrator)
     choose(page, processes.web_url, zip_40)
-    expect(page.get_by_role("alert")).to_contain_text("40.0 MB; at most 10.2 MB are taken")
+    expect(page.get_by_role("alert")).to_contain_text("40.0 MiB; at most 10.2 MiB are taken")
     expect(page.get_by_text("Choose a package")).to_be_visible()

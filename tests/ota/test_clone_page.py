@@ -162,7 +162,7 @@ def test_a_version_that_is_offered_no_more_is_said_to_be(
     rollout = make_done(acme, target_version="09.00.0001")
     make_dock(organization=acme)
     page = text(operator.get(address(rollout)))
-    assert "09.00.0001 · not offered now" in page
+    assert "09.00.0001 · not offered for these devices" in page
     assert "No package in the library" in page
 
 

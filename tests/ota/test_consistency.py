@@ -71,6 +71,16 @@ def docks(rollout: Rollout) -> set[Device]:
 # Where and when
 
 
+def test_an_organization_with_a_long_name_from_before_in_two_lines_is_upgraded_too(
+    acme: Organization, now: Any
+) -> None:
+    Organization.objects.update(name="Acme\n" + "x" * 190)
+    asking = make_asking(acme)
+    (rollout,) = started(now)
+    assert docks(rollout) == {asking}
+    assert rollout.name.startswith("Consistency upgrades of Acme xxx")
+
+
 def test_what_asks_for_it_is_upgraded_by_the_system(acme: Organization, now: Any) -> None:
     asking, other = make_asking(acme), make_asking(acme)
     make_dock(NEW, organization=acme)

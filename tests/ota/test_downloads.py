@@ -186,7 +186,7 @@ def test_the_page_shows_a_download_of_which_the_dock_says_nothing() -> None:
     numbers = {"requests": 37, "bytes_served": 415 * MB, "last_offset": 412 * MB}
     downloads.record([change(task, package, **numbers, rate=1_153_434)])
     shown = page(task)
-    assert "Downloaded 412.0 MB of 700.0 MB (58 %), at 1.1 MB/s, 37 requests, 415.0 MB" in shown
+    assert "Downloaded 412.0 MiB of 700.0 MiB (58 %), at 1.1 MiB/s, 37 requests, 415.0 MiB" in shown
 
 
 def test_the_rate_is_not_shown_once_nothing_moves(

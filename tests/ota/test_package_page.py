@@ -116,7 +116,7 @@ def test_the_facts_name_the_whole_digest_and_the_exact_size(administrator: Clien
     package = make_package(size=1_500_000)
     shown = text(administrator.get(page(package)))
     assert str(package.sha256) in shown
-    assert "1.4 MB, 1,500,000 bytes" in shown
+    assert "1.4 MiB, 1,500,000 bytes" in shown
 
 
 def test_a_package_leads_to_the_tasks_that_used_it(administrator: Client) -> None:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from ota import rollouts
-from ota.models import Rollout, RolloutEvent, UpgradeTask, Wave
+from ota.models import OrganizationPolicy, Rollout, RolloutEvent, UpgradeTask, Wave
 from ota.states import TaskStatus
 from tests.calls import Run, refusal
 from tests.make import (
@@ -176,6 +176,24 @@ def test_a_rollout_is_canceled_once(run: Run, operator: User) -> None:
     assert (second["changed"], second["canceled"]) == (False, 0)
     assert UpgradeTask.objects.get().status == S.CANCELED
     assert [kind for kind, _, _ in history(rollout)] == [Kind.CANCELED]
+
+
+def test_canceling_tells_what_goes_on_and_what_was_sent_before(run: Run) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout)
+    make_task(rollout=rollout, attempt=1, unanswered=1)
+    make_task(rollout=rollout, status=S.IN_PROGRESS)
+    told = run.answer("rollout", str(rollout.pk), "cancel")
+    assert told["canceled"] == 2
+    assert told["text"] == (
+        "Called off 2 upgrades that waited. 1 of them had been sent before: it needs attention. "
+        "1 was sent already and goes on to its end."
+    )
+
+
+def test_canceling_what_was_never_sent_tells_of_nothing_that_goes_on(run: Run) -> None:
+    told = run.answer("rollout", str(make_task().rollout.pk), "cancel")
+    assert told["text"] == "Called off 1 upgrade that waited."
 
 
 def test_a_finished_rollout_cannot_be_canceled(run: Run) -> None:
@@ -460,6 +478,37 @@ def test_a_clone_leaves_what_failed_to_its_rollout(run: Run) -> None:
     told = run.answer("rollout", str(rollout.pk), "clone", "--dry-run")
     assert [task["gateway_sn"] for task in told["tasks"]] == [rest.sn]
     assert (told["changed"], told["clone_id"], Rollout.objects.count()) == (False, None, 1)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_dry_run_of_a_clone_says_that_it_will_need_an_author(run: Run, operator: User) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    rollout = make_rollout()
+    make_task(make_dock(NEW, organization=organization), rollout=rollout, status=S.OK)
+    make_dock(organization=organization)
+    call = ("rollout", str(rollout.pk), "clone", "--dry-run")
+    assert "say with --user in whose name it starts" in run.answer(*call)["text"]
+    assert "--user" not in run.answer(*call, "--user", operator.username)["text"]
+
+
+@pytest.mark.usefixtures("library")
+def test_a_rollouts_name_in_two_lines_is_a_wrong_call(run: Run) -> None:
+    make_dock()
+    rollout = make_rollout(name="Spring")
+    told = (2, "--name: Write it in one line, without control characters.")
+    for call in (("start_upgrade", "--all"), ("rollout", str(rollout.pk), "change")):
+        assert refusal(*call, "--name", "Spring\nSubject: none") == told
+    assert [rollout.name for rollout in Rollout.objects.all()] == ["Spring"]
+
+
+def test_a_start_in_the_past_is_a_wrong_call_and_the_one_that_it_has_is_none(run: Run) -> None:
+    at = timezone.now() - dt.timedelta(hours=1)
+    rollout = make_rollout(starts_at=at)
+    call = ("rollout", str(rollout.pk), "change", "--deadline", "2099-01-01T00:00", "--start")
+    code, message = refusal(*call, "2020-01-01T00:00")
+    assert (code, message.startswith("--start: The start has passed already")) == (2, True)
+    assert run.answer(*call, at.isoformat())["changed"]
 
 
 @pytest.mark.usefixtures("library")

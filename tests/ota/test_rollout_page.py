@@ -57,7 +57,7 @@ def test_the_page_shows_the_rollout_and_its_tasks(viewer: Client) -> None:
     text = page(viewer, rollout).content.decode()
     for shown in ("November", "7 docks at most", "Harbour", dock.sn, "0 of 1 proven (0 %)"):
         assert shown in text
-    assert "42 % · 1.4\xa0MB/s" in text
+    assert "42 % · 1.4\xa0MiB/s" in text
     assert f'data-socket="/ws/rollouts/{rollout.pk}/"' in text
 
 
@@ -226,7 +226,7 @@ def test_who_may_upgrade_cancels_what_was_not_issued(operator: Client) -> None:
     assert UpgradeTask.objects.get(pk=waiting.pk).status == TaskStatus.CANCELED
     assert UpgradeTask.objects.get(pk=running.pk).status == TaskStatus.SENT
     assert TaskEvent.objects.get(to_status=TaskStatus.CANCELED).actor is not None
-    assert "Canceled 1 task that" in page(operator, rollout).content.decode()
+    assert "Called off 1 upgrade that" in page(operator, rollout).content.decode()
 
 
 def test_who_may_only_look_sees_no_button_and_cannot_cancel(viewer: Client) -> None:

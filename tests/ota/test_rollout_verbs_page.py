@@ -617,7 +617,7 @@ def test_one_upgrade_is_one_in_the_history(operator: Client, verb: str) -> None:
 
 def test_one_canceled_upgrade_is_counted_as_one(operator: Client) -> None:
     press(operator, make_task().rollout, "cancel")
-    assert LogEntry.objects.get().change_message == "Canceled 1 task that waited."
+    assert LogEntry.objects.get().change_message == "Called off 1 upgrade that waited."
     assert RolloutEvent.objects.get().text == "1 upgrade was called off"
 
 

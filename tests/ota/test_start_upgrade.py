@@ -37,6 +37,8 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.django_db
 
+PASSED = "The start has passed already: choose a later one, or none to start at once."
+
 
 @pytest.fixture
 def library() -> None:
@@ -262,6 +264,20 @@ def test_what_needs_a_second_person_is_not_started_by_nobody() -> None:
     assert not Rollout.objects.exists()
 
 
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_dry_run_says_that_the_rollout_will_need_an_author(
+    capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    organization = make_organization()
+    OrganizationPolicy.objects.create(organization=organization, approval_above=0)
+    call = ("start_upgrade", "--sn", make_dock(organization=organization).sn, "--dry-run", *form)
+    call_command(*call)
+    assert "say with --user in whose name it starts" in capsys.readouterr().err
+    call_command(*call, "--user", make_person("Operators").username)
+    assert "--user" not in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("library", "redis_server")
 def test_who_starts_a_rollout_is_its_author(run: Run) -> None:
     make_dock()
@@ -280,6 +296,7 @@ def test_who_starts_a_rollout_is_its_author(run: Run) -> None:
             ["--start", "2099-01-02", "--deadline", "2099-01-01"],
             "--deadline: The deadline is before the start.",
         ),
+        (["--start", "2020-01-01"], f"--start: {PASSED}"),
         (["--pilot", "NOBODY"], "--pilot: Not among the docks of this rollout: NOBODY."),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_history_shows_each_line_in_full(viewer: Client) -> None:
     make_events(task, 1, **fields, rate=2048, reported_at=now, bid="bid-0", is_late=True)
     make_events(task, 1, result=312014, to_status="failed", from_status="in_progress")
     text = page(viewer, task).content.decode()
-    for shown in ("in_progress", "40 % · Download · 2.0\xa0KB/s", "tid-0", "bid-0", ">late<"):
+    for shown in ("in_progress", "40 % · Download · 2.0\xa0KiB/s", "tid-0", "bid-0", ">late<"):
         assert shown in text
     assert "312014: The device is already upgrading." in text
     assert "In progress &rarr;" in text

@@ -83,6 +83,50 @@ def many(number: int) -> None:
 # From the list to the preview
 
 
+def test_only_versions_for_the_chosen_devices_models_are_offered(operator: Client) -> None:
+    make_package("10.01.0001", models=("3-2-0", "3-3-0"))
+    make_package("10.01.0002", models=("0-91-1",))
+    make_package("10.01.0003", models=("3-3-0",))
+    dock = make_dock()
+    make_aircraft(dock)
+    alone = [("", "The newest of each model"), ("10.01.0001", "10.01.0001 · DJI Dock 2")]
+    assert offered(operator, f"pks={dock.pk}") == alone
+    with_aircraft = offered(operator, f"pks={dock.pk}&with_aircraft=on")
+    assert [version for version, _ in with_aircraft] == ["", "10.01.0002", "10.01.0001"]
+
+
+def test_a_version_for_none_of_the_chosen_devices_is_no_choice(operator: Client) -> None:
+    make_package(NEWER, models=("3-3-0",))
+    found = context(operator, f"{PREVIEW}?pks={make_dock().pk}&to={NEWER}")
+    assert found["form"].errors["to"]
+    assert found["preview"] is None
+
+
+def test_a_start_in_the_past_is_refused_beside_it(operator: Client) -> None:
+    make_package(NEWER)
+    dock, now = make_dock(), timezone.localtime()
+    query = f"pks={dock.pk}&limit_in_flight=5&starts_at="
+    found = context(operator, f"{PREVIEW}?{query}2020-01-01T00:00")
+    assert "passed already: choose a later one" in found["form"].errors["starts_at"][0]
+    this_minute = context(operator, f"{PREVIEW}?{query}{now:%Y-%m-%dT%H:%M}")
+    assert not this_minute["form"].errors
+
+
+def test_a_rollouts_name_in_two_lines_is_refused_beside_it(operator: Client) -> None:
+    make_package(NEWER)
+    dock = make_dock()
+    page = f"{PREVIEW}?{urlencode({'pks': dock.pk, 'limit_in_flight': 5, 'name': 'One@Two'})}"
+    found = context(operator, page.replace("%40", "%0A"))
+    assert found["form"].errors["name"] == ["Write it in one line, without control characters."]
+    confirm(operator, dock, name="One\nTwo")
+    assert not Rollout.objects.exists()
+
+
+def offered(client: Client, query: str) -> list[tuple[str, str]]:
+    """The target versions to choose from."""
+    return list(context(client, f"{PREVIEW}?{query}")["form"].fields["to"].choices)
+
+
 def test_the_action_leads_to_a_preview_of_the_chosen_devices(operator: Client) -> None:
     first, second = make_dock(), make_dock()
     form = {"action": "upgrade", "_selected_action": [first.pk, second.pk]}
@@ -530,6 +574,6 @@ def test_a_thousand_devices_are_started_with_some_forty_queries(
     make_package(NEWER)
     many(1000)
     ContentType.objects.clear_cache()  # as in a process that has just started
-    with django_assert_max_num_queries(41):
+    with django_assert_max_num_queries(42):
         confirm(operator, query="need=regular")
     assert UpgradeTask.objects.count() == 500

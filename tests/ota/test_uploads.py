@@ -196,7 +196,7 @@ def test_a_file_over_the_limit_is_refused_before_a_byte_is_sent(
     settings.UPLOAD_LIMIT_GB = 0.001
     answer = announce(administrator, 2 * MB)
     assert answer.status_code == 413
-    assert "2.0 MB; at most 1.0 MB are taken (UPLOAD_LIMIT_GB)" in text(answer)
+    assert "2.0 MiB; at most 1.0 MiB are taken (UPLOAD_LIMIT_GB)" in text(answer)
     assert not Upload.objects.exists()
 
 
@@ -458,7 +458,7 @@ def test_a_file_for_which_there_is_no_room_is_refused_before_a_byte_is_sent(
 ) -> None:
     answer = announce(administrator, 4 * MB)
     assert answer.status_code == 507
-    assert "it needs 4.0 MB, and 4.0 MB are free" in text(answer)
+    assert "it needs 4.0 MiB, and 4.0 MiB are free" in text(answer)
     assert not Upload.objects.exists()
 
 

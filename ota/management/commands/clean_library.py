@@ -4,11 +4,11 @@ import datetime as dt
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 from rich.console import RenderableType
 
 from console.counts import count
+from console.sizes import shown_size
 from console.terminal import AnsweringCommand, not_as_asked, table, wrong_call
 from ota import storage, uploads
 from ota.models import FirmwarePackage, Upload
@@ -102,9 +102,7 @@ def _shown(document: Document) -> list[RenderableType]:
     removed, missing = document["removed"], document["missing"]
     if removed:
         title = "Would be removed" if document["dry_run"] else "Removed"
-        shown.append(
-            table([title, "Size"], [(f["name"], filesizeformat(f["size"])) for f in removed])
-        )
+        shown.append(table([title, "Size"], [(f["name"], shown_size(f["size"])) for f in removed]))
     if missing:
         shown.append(
             table(["Package", "Its file is gone"], [(p["id"], p["file_name"]) for p in missing])

@@ -21,7 +21,7 @@ from console.terminal import (
     wrong_call,
 )
 from ota import rollouts, status
-from ota.management.launching import add_launch, chosen_options, plan_shown
+from ota.management.launching import add_launch, chosen_options, plan_shown, would_be_refused
 from ota.management.people import APPROVE, UPGRADE, add_user, person, remark_of
 from ota.management.policy import add_policy, add_times, chosen, moment, refuse
 from ota.management.waking import wake_workers
@@ -176,7 +176,7 @@ def _cancel(call: Call) -> Outcome:
     already = _is_already(call, RolloutStatus.CANCELED, "nothing of it is left to cancel")
     if before == RolloutStatus.CANCELED and not canceled:
         return already
-    text = f"Canceled {count(canceled, 'upgrade')} that waited; what runs goes on."
+    text = rollouts.canceled_in_words(call.rollout, canceled, call.now)
     return Outcome(True, text, {"canceled": canceled})
 
 
@@ -300,7 +300,9 @@ def _clone(call: Call) -> Outcome:
         plan = rollouts.plan(devices, options, call.now)
     more = {"dry_run": is_dry, "clone_id": None, **plan.as_json()}
     is_empty = not plan.tasks
-    text = f"{'Nothing to upgrade.' if is_empty else 'This would be started.'}{_newer(call, plan)}"
+    refused = would_be_refused(plan, options, call.user)
+    text = "Nothing to upgrade." if is_empty else refused or "This would be started."
+    text += _newer(call, plan)
     return Outcome(False, text, more, tuple(plan_shown(more)), is_as_asked=is_dry and not is_empty)
 
 

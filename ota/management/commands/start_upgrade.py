@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from console.terminal import AnsweringCommand, not_as_asked, refuse_unknown, wrong_call
 from fleet.models import Device, DeviceModel
 from ota import rollouts, status
-from ota.management.launching import add_launch, chosen_options, plan_shown
+from ota.management.launching import add_launch, chosen_options, plan_shown, would_be_refused
 from ota.management.people import add_user, person, remark_of
 from ota.management.policy import refuse
 from ota.management.waking import wake_workers
@@ -52,6 +52,8 @@ class Command(AnsweringCommand):
         }
         if rollout:
             self.done = _became(document)
+        elif refused := would_be_refused(plan, chosen, user):
+            self.stderr.write(refused)
         if rollout and options["wait"]:
             self._wait(rollout, document, options)
             return

@@ -15,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Words
 
-  const UNITS = ["bytes", "KB", "MB", "GB"];
+  const UNITS = ["bytes", "KiB", "MiB", "GiB"];
   const size = (bytes) => {
     const step = Math.min(3, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
     return `${(bytes / 1024 ** step).toFixed(step > 1 ? 1 : 0)} ${UNITS[step]}`;
