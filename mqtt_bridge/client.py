@@ -122,7 +122,19 @@ class _Connection:
         if code.is_failure:
             self._say(logging.ERROR, "refused by", str(code))
             return
+        self._ping_as_often_as_ever()
         self._on_session(terms)
+
+    def _ping_as_often_as_ever(self) -> None:
+        """A broker of MQTT 5 may set a keepalive in the place of ours; paho then pings at that pace alone.
+
+        With a long one or none, nobody would notice a dead connection, nor know how fresh is what docks
+        say. More pings than it asks for are always allowed, and it has to answer each (MQTT 5, sections
+        3.1.2.10 and 3.12.4).
+        """
+        asked = self._client.keepalive
+        # Paho refuses to change it while connected, because of pings under way: none is yet.
+        self._client._keepalive = min(asked, KEEPALIVE) if asked else KEEPALIVE
 
     def _on_session(self, terms: Properties | None) -> None:
         """What has to be done on each new connection before it counts as one; ``terms`` are MQTT 5's."""
