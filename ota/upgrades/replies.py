@@ -69,10 +69,10 @@ def _is_acceptance(message: Message[Report], task: UpgradeTask) -> bool:
 def _is_yes(message: Message[Report], task: UpgradeTask) -> bool:
     """Whether the dock says that it took a command.
 
-    "Already upgrading" after an attempt that nobody answered means that this attempt was taken.
+    "Already upgrading" after a command that nobody answered means that this command was taken.
     """
     data = message.data
-    if data.result == errors.ALREADY_UPGRADING and retries.went_unanswered(task):
+    if data.result == errors.ALREADY_UPGRADING and retries.went_unanswered(task, message.tid):
         return True
     return data.result == 0 and data.status not in ENDS
 

@@ -9,7 +9,7 @@ import random
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db.models import F, Q, Subquery
+from django.db.models import F, Max, Q, QuerySet
 
 from ota import errors
 from ota.errors import Remedy
@@ -93,21 +93,28 @@ def is_waiting(task: UpgradeTask) -> bool:
 
 def is_after_last_failure(task: UpgradeTask, tid: str) -> bool:
     """Whether a command with this ``tid`` went out after the last failure; a look-up, for rare cases."""
+    return _since_last_failure(task).filter(tid=tid).exists()
+
+
+def went_unanswered(task: UpgradeTask, tid: str) -> bool:
+    """Whether nobody answered a command that went out after the last failure and before that with this ``tid``.
+
+    For a ``tid`` that is none of the task's, before the last command; a look-up, for rare cases.
+    """
+    sent = list(_since_last_failure(task).order_by("pk").values_list("tid", flat=True))
+    # One that did not go out has the ``tid`` of the next, or comes after the one in question.
+    last = next((one for one in (tid, task.tid) if one in sent), None)
+    before = set(sent[: sent.index(last)]) if last else set()
+    replies = task.events.filter(kind=TaskEvent.Kind.REPLY, tid__in=before)
+    return bool(before - set(replies.values_list("tid", flat=True)))
+
+
+def _since_last_failure(task: UpgradeTask) -> QuerySet[TaskEvent]:
+    """The lines of the commands that belong to the attempt that is under way."""
     lines = task.events.filter(kind=TaskEvent.Kind.STATUS, to_status=TaskStatus.PENDING)
     # From ``sent`` and without a result it was not sent, or not answered: that is no failure.
-    failures = lines.exclude(from_status=TaskStatus.SENT, result=None).order_by("-pk")
-    commands = task.events.filter(kind=TaskEvent.Kind.COMMAND, tid=tid)
-    return commands.filter(pk__gt=Subquery(failures.values("pk")[:1])).exists()
-
-
-def went_unanswered(task: UpgradeTask) -> bool:
-    """Whether nobody answered the command before the last; each retry follows one that got an answer."""
-    if task.attempt <= task.retries + 1:
-        return False
-    lines = task.events.exclude(tid=task.tid)
-    before = lines.filter(kind=TaskEvent.Kind.COMMAND).order_by("-pk").first()
-    since = lines.filter(pk__gt=before.pk if before else 0)
-    return not since.filter(kind__in=(TaskEvent.Kind.REPLY, TaskEvent.Kind.PROGRESS)).exists()
+    failures = lines.exclude(from_status=TaskStatus.SENT, result=None).aggregate(last=Max("pk"))
+    return task.events.filter(kind=TaskEvent.Kind.COMMAND, pk__gt=failures["last"] or 0)
 
 
 def _remedy(result: int | None) -> Remedy | None:

@@ -310,18 +310,25 @@ def test_a_worker_whose_command_did_not_go_out_leaves_the_one_of_another_alone(
 # "Already upgrading"
 
 
-@pytest.mark.parametrize("lines", [[], ["reply"], ["progress"]])
+def note_command(task: UpgradeTask, tid: str) -> None:
+    kind = TaskEvent.Kind.COMMAND
+    TaskEvent.objects.create(task=task, at=timezone.now(), kind=kind, tid=tid)
+
+
+@pytest.mark.parametrize("failed_from", [None, TaskStatus.SENT, TaskStatus.IN_PROGRESS])
 def test_already_upgrading_means_the_last_command_only_if_nobody_answered_that(
-    lines: list[str],
+    failed_from: TaskStatus | None,
 ) -> None:
     task = make_task(status=TaskStatus.SENT, replied_at=None, attempt=3, retries=1)
-    command = TaskEvent.Kind.COMMAND
-    for kind, tid in [(command, "1"), (command, "2"), *((kind, "") for kind in lines)]:
-        TaskEvent.objects.create(task=task, at=timezone.now(), kind=kind, tid=tid)
-    TaskEvent.objects.create(task=task, at=timezone.now(), kind=command, tid=task.tid)
+    for tid in ("1", "2"):
+        note_command(task, tid)
+    if failed_from:
+        moved = {"from_status": failed_from, "to_status": TaskStatus.PENDING, "result": 312002}
+        TaskEvent.objects.create(task=task, at=timezone.now(), kind="status", **moved)
+    note_command(task, task.tid)
     answer = {"bid": task.bid, "tid": task.tid}
     say(task, "services_reply", envelope({"result": 312014}, "ota_create", **answer))
-    expected = (TaskStatus.PENDING, False) if lines else (TaskStatus.SENT, True)
+    expected = (TaskStatus.PENDING, False) if failed_from else (TaskStatus.SENT, True)
     assert (task.status, task.replied_at is not None) == expected
 
 
@@ -332,6 +339,8 @@ def given_up() -> UpgradeTask:
     """The dock was heard and answered neither of two commands."""
     sent: dict[str, Any] = {"attempt": 2, "unanswered": 1, "sent_at": ago(1), "replied_at": None}
     task = make_task(status=TaskStatus.SENT, **sent)
+    for tid in ("1", task.tid):
+        note_command(task, tid)
     Device.objects.update(last_seen_at=timezone.now())
     enforce(task)
     assert task.status == TaskStatus.TIMEOUT

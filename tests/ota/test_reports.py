@@ -57,13 +57,6 @@ def test_a_refusal_ends_the_task_with_its_result_and_advice() -> None:
     assert "idle" in task.advice
 
 
-def test_already_upgrading_after_an_unanswered_command_means_taken() -> None:
-    task = make_task(status=TaskStatus.SENT, replied_at=None, attempt=2)
-    reply(task, 312014)
-    assert task.status == TaskStatus.SENT
-    assert task.replied_at
-
-
 def test_already_upgrading_on_the_first_command_is_waited_for() -> None:
     task = make_task(status=TaskStatus.SENT, replied_at=None)
     reply(task, 312014)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.utils import timezone
+from pytest_django import Settings
 
 from fleet.models import Device
 from mqtt_bridge import pipeline, publisher, router
@@ -77,7 +78,7 @@ def pause(task: UpgradeTask) -> float:
 def send_again(task: UpgradeTask) -> None:
     """The pause is over."""
     now = timezone.now()
-    UpgradeTask.objects.filter(pk=task.pk).update(not_before=now)
+    UpgradeTask.objects.filter(pk=task.pk).update(not_before=None)
     Device.objects.update(last_seen_at=now)
     assert issue.issue([task.pk], timezone.now()) == 1
     task.refresh_from_db()
@@ -289,11 +290,88 @@ def test_a_success_that_is_told_during_the_pause_has_to_be_proved() -> None:
 # Already upgrading
 
 
+def send_once_more(task: UpgradeTask) -> None:
+    """Nobody has answered the last command in time."""
+    UpgradeTask.objects.update(sent_at=timezone.now() - dt.timedelta(seconds=40))
+    limits.enforce(timezone.now())
+    send_again(task)
+
+
+def sent(times: int = 1) -> UpgradeTask:
+    """So many commands that nobody has answered."""
+    task = make_task()
+    send_again(task)
+    for _ in range(times - 1):
+        send_once_more(task)
+    return task
+
+
+@pytest.fixture
+def patient(settings: Settings) -> None:
+    """Each failure is tried again, and what nobody answers too."""
+    settings.SEND_ATTEMPTS = settings.RETRIES = 10
+
+
+ALREADY = 312014
+
+
 def test_already_upgrading_after_an_unanswered_command_is_followed() -> None:
-    task = make_task(status=TaskStatus.SENT, replied_at=None, attempt=2)
-    reply(task, 312014)
+    task = sent(2)
+    reply(task, ALREADY)
     assert task.status == TaskStatus.SENT
     assert task.replied_at
+
+
+@pytest.mark.usefixtures("patient")
+def test_it_is_also_if_the_command_before_that_one_was_refused_late() -> None:
+    task = sent()
+    first = task.tid
+    send_once_more(task)
+    reply(task, WAIT, first)
+    send_once_more(task)
+    reply(task, ALREADY)
+    assert (task.status, task.retries) == (TaskStatus.SENT, 0)
+    assert task.replied_at
+
+
+@pytest.mark.usefixtures("patient")
+def test_it_is_also_if_that_is_the_late_answer_to_a_command_before_the_last() -> None:
+    task = sent(2)
+    second = task.tid
+    send_once_more(task)
+    reply(task, ALREADY, second)
+    assert task.replied_at
+    reply(task, ALREADY)
+    assert (task.status, task.retries) == (TaskStatus.SENT, 0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_it_is_also_after_a_dock_that_failed_twice_with_one_command() -> None:
+    task = sent()
+    for _ in range(2):
+        go_on(task)
+        fail(task, RETRY)
+    send_again(task)
+    send_once_more(task)
+    assert (task.attempt, task.retries) == (3, 2)
+    reply(task, ALREADY)
+    assert (task.status, task.retries) == (TaskStatus.SENT, 2)
+    assert task.replied_at
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_command_that_did_not_go_out_is_none_that_nobody_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = sent(2)
+    reply(task, WAIT)
+    send_again(task)
+    with monkeypatch.context() as away:
+        away.setattr(publisher, "publish", lambda _: [Outcome.UNSENT])
+        send_once_more(task)
+    assert (task.status, task.attempt) == (TaskStatus.PENDING, 3)
+    reply(task, ALREADY)
+    assert task.replied_at is None
 
 
 def test_already_upgrading_after_a_refusal_is_waited_for() -> None:
