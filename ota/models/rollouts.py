@@ -68,14 +68,20 @@ class Rollout(Policy):
 
     @property
     def digest(self) -> str:
-        """Equal while all is as it was decided, whatever its upgrades do meanwhile."""
+        """Equal while all is as it was decided, whatever its upgrades do meanwhile; one query.
+
+        A pause is known by its line of history, because its reason may be that of the one before.
+        Times that follow a clock that was set are nobody's decision.
+        """
+        pauses = (RolloutEvent.Kind.PAUSED, RolloutEvent.Kind.STOPPED)
+        lines = RolloutEvent.objects.filter(rollout=self.pk, kind__in=pauses)
         told = [getattr(self, name) for name in _DECIDED]
+        told.append(lines.aggregate(last=models.Max("pk"))["last"])
         return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
-# A pause is known by when the one before it ended, too: its reason may be the same.
 _DECIDED = (
-    *("status", "pause_reason", "judged_from", "decided_at"),
+    *("status", "pause_reason", "decided_at"),
     *("starts_at", "deadline_at", "target_version", "allow_downgrade"),
     *(field.name for field in Policy._meta.fields),
 )

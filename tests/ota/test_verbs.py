@@ -12,7 +12,7 @@ from django.db.models import ProtectedError
 from django.utils import timezone
 
 from fleet.models import Device
-from ota import rollouts
+from ota import rollouts, steadiness
 from ota.models import Rollout, RolloutEvent, UpgradeTask
 from ota.rollouts import InvalidPolicy, NotPossible, Options, verbs
 from ota.states import TaskStatus
@@ -146,10 +146,31 @@ def test_what_changed_since_it_was_seen_is_neither_approved_nor_resumed(olga: Us
 
 
 def test_a_digest_knows_all_of_the_policy_and_nothing_of_the_name() -> None:
-    digests = {Rollout(judged_from=NOW, **{name: "other"}).digest for name in rollouts.FIELDS}
-    usual = Rollout(judged_from=NOW)
+    digests = {Rollout(**{name: "other"}).digest for name in rollouts.FIELDS}
+    usual = Rollout()
     assert len(digests | {usual.digest}) == len(rollouts.FIELDS) + 1
-    assert Rollout(judged_from=NOW, name="Autumn").digest == usual.digest
+    assert Rollout(name="Autumn").digest == usual.digest
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_was_set_asks_for_no_other_look(olga: User, hours: int) -> None:
+    waiting, paused = make_rollout(status=R.NEEDS_APPROVAL), make_rollout(status=R.PAUSED)
+    seen = {rollout.pk: rollout.digest for rollout in Rollout.objects.all()}
+    step = dt.timedelta(hours=hours)
+    steadiness.move(step, timezone.now() + step)
+    rollouts.approve(waiting, NOW, olga, seen=seen[waiting.pk])
+    assert rollouts.resume(paused, NOW, olga, seen=seen[paused.pk])
+
+
+def test_a_second_pause_for_the_same_reason_is_another_one(olga: User) -> None:
+    rollout = make_rollout()
+    rollouts.pause(rollout, NOW, olga)
+    rollout.refresh_from_db()
+    seen = rollout.digest
+    rollouts.resume(rollout, NOW, olga)
+    rollouts.pause(rollout, NOW, olga)
+    with pytest.raises(NotPossible, match="has changed since it was looked at"):
+        rollouts.resume(rollout, NOW, olga, seen=seen)
 
 
 # Approval
