@@ -38,13 +38,9 @@ class Press(NamedTuple):
         return self.said.get("seen", "")
 
     @property
-    def tasks(self) -> list[int] | None:
-        """The tasks that were named; None for all that failed."""
-        return self.numbers("task") if "task" in self.said else None
-
-    def numbers(self, name: str) -> list[int]:
-        """What the form said under a name, as far as it can be a number of ours."""
-        said = self.said.getlist(name)
+    def tasks(self) -> list[int]:
+        """The tasks that the page named: one, or all that it showed; as far as they can be numbers of ours."""
+        said = self.said.get("task", "").split(",")
         return [int(text) for text in said if text.isdecimal() and len(text) < 10]
 
 
@@ -131,34 +127,8 @@ def _open_wave(given: Press) -> Outcome:
     return Outcome(True, f"Wave {wave.number} is open.", f"Opened wave {wave.number}.")
 
 
-def _meant(given: Press) -> list[int] | None:
-    """The tasks that were named, or the failures that the page spoke of as all; None without either.
-
-    Those are the ones up to the ``newest`` of it. One that was stored late has an earlier end, so their
-    ``number`` counts too.
-
-    Raises:
-        NotPossible: the page did not show some of them.
-    """
-    if "newest" not in given.said:
-        return given.tasks
-    tasks = given.rollout.tasks
-    newest = tasks.filter(pk__in=given.numbers("newest")[:1]).values("finished_at")
-    shown = tasks.needing_attention().filter(finished_at__lte=newest)
-    pks = list(shown.values_list("pk", flat=True))
-    if len(pks) > max(given.numbers("number"), default=0):
-        raise NotPossible(_OTHERS_FAILED)
-    return pks
-
-
-_OTHERS_FAILED = (
-    "Nothing was done: other upgrades have failed than the page showed. "
-    "Please look at it once more."
-)
-
-
 def _retry(given: Press) -> Outcome:
-    made = rollouts.retry(given.rollout, given.now, given.user, _meant(given))
+    made = rollouts.retry(given.rollout, given.now, given.user, given.tasks)
     if not made:
         text = "Nothing was planned again: it was retried or dismissed already, or its dock has another upgrade."
         return Outcome(False, text)
@@ -167,7 +137,7 @@ def _retry(given: Press) -> Outcome:
 
 
 def _dismiss(given: Press) -> Outcome:
-    done = rollouts.dismiss(given.rollout, given.now, given.user, _meant(given))
+    done = rollouts.dismiss(given.rollout, given.now, given.user, given.tasks)
     if not done:
         return Outcome(False, "Nothing was dismissed: it was retried or dismissed already.")
     text = f"Dismissed {count(done, 'failed upgrade')}."

@@ -183,8 +183,8 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
     user = request.user
     is_others = rollout.created_by_id != user.pk
     failed = rollout.tasks.needing_attention().order_by("-finished_at", "-pk")
-    attention = failed.count()
-    parked = list(failed.select_related("gateway", "rollout", "wave")[:LISTED])
+    keys = list(failed.values_list("pk", flat=True))
+    parked = failed.select_related("gateway", "rollout", "wave").filter(pk__in=keys[:LISTED])
     events = rollout.events.select_related("actor").order_by("-pk")
     closed = rollout.wave_set.filter(opened_at=None).order_by("number")
     return {
@@ -197,9 +197,10 @@ def _more(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "may_stay_open": rollout.criteria.exists(),
         "held": rollouts.held_back(rollout, timezone.now()) if rollout.keeps_open else None,
         "next_wave": closed.values_list("number", flat=True).first(),
-        "attention": attention,
+        "attention": len(keys),
+        "failed": ",".join(map(str, keys)),
         "parked": [(task, rows.note(task, rollout)) for task in parked],
-        "parked_more": attention - len(parked),
+        "parked_more": max(0, len(keys) - LISTED),
         "events": events[:LISTED],
         "event_count": events.count(),
         "forms": {kind.__name__: _form(kind, rollout, request.GET) for kind in FORMS},
