@@ -24,6 +24,8 @@ from ota.upgrades import no_show, others, proof, retries
 
 IDLE = 0
 MOST_ATTEMPTS = 10
+# All that a dock says by itself when it is back has come by then; no restart is so short.
+FIRST_WORDS = dt.timedelta(seconds=10)
 _GONE = {"presence": Device.Presence.OFFLINE, **Device.UNKNOWN_FACTS}
 
 
@@ -190,8 +192,8 @@ def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     last = _last_sign(task)
     is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
     settled = gateway.settled_at(settings.SETTLE_TIME)
-    is_back = settled and last and gateway.online_since and gateway.online_since > last
-    if is_back and is_idle and gateway.is_online and settled and settled < heard.until:
+    is_settled = gateway.is_online and settled and settled < heard.until
+    if is_settled and is_idle and _has_returned(task):
         return Verdict(
             TaskStatus.VERIFYING, "the dock is back without a final report; its versions decide"
         )
@@ -203,6 +205,18 @@ def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
             TaskStatus.VERIFYING, f"no progress for {waited}; the reported versions decide"
         )
     return None
+
+
+def _has_returned(task: UpgradeTask) -> bool:
+    """Whether its dock came back after it last spoke of the upgrade.
+
+    One that was away may answer before it says anything else: then it comes back after its reply, and
+    is there for the command, not from its upgrade.
+    """
+    back, last = task.gateway.online_since, _last_sign(task)
+    if back is None or last is None or back <= last:
+        return False
+    return task.replied_at is None or back > task.replied_at + FIRST_WORDS
 
 
 def _last_sign(task: UpgradeTask) -> dt.datetime | None:

@@ -110,6 +110,23 @@ def test_so_has_one_that_is_back_just_before_the_time_for_its_reply_is_over(befo
     assert task.replied_at
 
 
+@pytest.mark.parametrize(
+    ("away", "expected"), [(1.5, TaskStatus.SENT), (60, TaskStatus.VERIFYING)]
+)
+def test_one_that_answers_before_it_says_anything_else_is_not_back_from_its_upgrade(
+    away: float, expected: TaskStatus
+) -> None:
+    task = unanswered(25)
+    UpgradeTask.objects.update(sent_at=ago(24 / 60))
+    enforce(task)
+    accept(task, task.tid)
+    say(task, "osd", envelope({"mode_code": 0}))
+    came_back(11 / 60)
+    UpgradeTask.objects.update(replied_at=ago((11 + away) / 60), sent_at=ago(2))
+    enforce(task)
+    assert task.status == expected
+
+
 @pytest.mark.parametrize(("seconds", "mode"), [(21, 0), (31, 3)])
 def test_a_dock_that_may_have_been_heard_since_or_upgrades_is_not_gone(
     seconds: float, mode: int
