@@ -110,9 +110,7 @@ def test_so_has_one_that_is_back_just_before_the_time_for_its_reply_is_over(befo
     assert task.replied_at
 
 
-@pytest.mark.parametrize(
-    ("away", "expected"), [(1.5, TaskStatus.SENT), (60, TaskStatus.VERIFYING)]
-)
+@pytest.mark.parametrize(("away", "expected"), [(1.5, TaskStatus.SENT), (60, TaskStatus.VERIFYING)])
 def test_one_that_answers_before_it_says_anything_else_is_not_back_from_its_upgrade(
     away: float, expected: TaskStatus
 ) -> None:
