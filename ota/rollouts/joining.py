@@ -8,7 +8,7 @@ nobody has looked at.
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -35,22 +35,16 @@ from ota.rollouts.planning import HAD, PlannedTask, planned
 NAMED = 10  # docks that a line of the history names
 MOST = 500  # docks that join a rollout at once; the next look goes on
 
+# Devices that may join, and the version that each is offered, by their dock and in its order.
+Docks = Mapping[int, Mapping[int, int]]
+
 
 def join(now: dt.datetime) -> None:
-    """Adds what came to match; while nothing does, three queries for any number of rollouts."""
+    """Adds what came to match; while nothing does, two queries for any number of rollouts."""
     rollouts = {rollout.pk: rollout for rollout in _open(now)}
-    devices = list(_free(_matching(rollouts))) if rollouts else []
-    if not devices:
-        return
-    situation = Situation(now, needs.docks_of(devices))
-    found: defaultdict[int, list[Answer]] = defaultdict(list)
-    for device in devices:
-        rollout = rollouts[device.joins]
-        answer = needs.answer(device, situation, device.offered, rollout.allow_downgrade)
-        if answer.exclusion is None:
-            found[rollout.pk].append(answer)
-    for pk, answers in sorted(found.items()):
-        _join(rollouts[pk], answers, now)
+    for pk, docks in _candidates(rollouts).items():
+        if answers := _first(rollouts[pk], docks, now):
+            _join(rollouts[pk], answers, now)
 
 
 class Held(NamedTuple):
@@ -146,10 +140,40 @@ def _fits(whose: str) -> Q:
     )
 
 
-def _free(devices: QuerySet[Any]) -> QuerySet[Any]:
-    """Those whose dock has nothing open, and no failure that waits for somebody."""
-    free = devices.filter(~_has_task(), ~_has_failed()).order_by("joins", "sn")
-    return free.select_related("model", "organization", "site", "gateway__model", "gateway__site")
+def _candidates(rollouts: Iterable[int]) -> Mapping[int, Docks]:
+    """Of each rollout those whose dock has nothing open, and no failure that waits for somebody."""
+    found: dict[int, dict[int, dict[int, int]]] = {}
+    if rollouts:
+        free = _matching(rollouts).filter(~_has_task(), ~_has_failed()).order_by("joins", "sn")
+        columns = free.values_list("joins", "takes_commands", "pk", "offered")
+        for rollout, dock, device, offered in columns:
+            found.setdefault(rollout, {}).setdefault(dock, {})[device] = offered
+    return found
+
+
+def _first(rollout: Rollout, docks: Docks, now: dt.datetime) -> list[Answer]:
+    """The answers for the first that can join: of very many, only so many become objects.
+
+    Those who cannot keep nobody waiting.
+    """
+    barred = _barred(rollout)
+    waiting, found = iter(docks), list[Answer]()
+    joining: set[Device] = set()
+    while len(joining) < MOST and (some := list(islice(waiting, MOST))):
+        offered = {pk: number for dock in some for pk, number in docks[dock].items()}
+        for answer in _answers(rollout, offered, now):
+            gateway = answer.gateway
+            if answer.exclusion is None and gateway and gateway.organization_id not in barred:
+                found.append(answer)
+                joining.add(gateway)
+    return found
+
+
+def _answers(rollout: Rollout, offered: Mapping[int, int], now: dt.datetime) -> Iterable[Answer]:
+    devices = Device.together(Device.objects.filter(pk__among=offered))
+    situation = Situation(now, needs.docks_of(devices))
+    for device in devices:
+        yield needs.answer(device, situation, offered[device.pk], rollout.allow_downgrade)
 
 
 def _has_failed() -> Exists:
@@ -187,7 +211,7 @@ def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
         UpgradeTarget.objects.filter(task__rollout=rollout).values_list("device", flat=True)
     )
     by_gateway: defaultdict[int, list[Answer]] = defaultdict(list)
-    barred = _asking() if rollout.decided_by_id is None else set()
+    barred = _barred(rollout)
     for answer in answers:
         gateway = answer.gateway
         if gateway and answer.device.pk not in there and gateway.organization_id not in barred:
@@ -195,8 +219,10 @@ def _tasks(rollout: Rollout, answers: Sequence[Answer]) -> list[PlannedTask]:
     return [planned(found) for found in islice(by_gateway.values(), MOST)]
 
 
-def _asking() -> set[int]:
-    """The organizations that want a second person above some number of docks."""
+def _barred(rollout: Rollout) -> set[int]:
+    """The organizations that want a second person above some number of docks, and nobody has approved it."""
+    if rollout.decided_by_id is not None:
+        return set()
     asking = OrganizationPolicy.objects.exclude(approval_above=None)
     return set(asking.values_list("organization", flat=True))
 

@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import Device, DeviceModel, Organization, Site
-from ota import rollouts
-from ota.models import Criterion, OrganizationPolicy, Rollout, UpgradeTask
+from ota import needs, rollouts
+from ota.models import Criterion, FirmwarePackage, OrganizationPolicy, Rollout, UpgradeTask
 from ota.models.rollouts import RolloutEvent
 from ota.rollouts import InvalidPolicy, Options, joining
 from ota.states import RolloutStatus, TaskStatus
@@ -286,6 +286,70 @@ def test_of_very_many_some_join_with_the_next_look(
     rollout = launch(acme, now)
     make_many(acme, 5)
     assert [len(joined(rollout)), len(joined(rollout)), len(joined(rollout))] == [3, 5, 5]
+
+
+def test_of_very_many_only_those_are_read_that_join_next(
+    acme: Organization, now: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def answer(device: Device, *told: Any) -> needs.Answer:
+        read.append(device.sn)
+        return find(device, *told)
+
+    find = needs.answer
+    monkeypatch.setattr(needs, "answer", answer)
+    monkeypatch.setattr(joining, "MOST", 3)
+    other = make_organization()
+    first, second = launch(acme, now), launch(other, now)
+    make_many(acme, 20)
+    make_many(other, 20)
+    read.clear()
+    assert (len(joined(first)), second.tasks.count()) == (3, 4)
+    assert len(read) == 6
+
+
+@pytest.mark.parametrize("why", ["version", "binding", "organization", "approval", "upgrade"])
+def test_who_cannot_join_keeps_nobody_waiting_who_can(
+    acme: Organization, now: Any, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(joining, "MOST", 1)
+    asking, last = make_organization(), make_organization()
+    dock_2 = Criterion(model=make_model("3-2-0"))
+    rollout = launch(acme, now, dock_2, with_aircraft=True)
+    barred = make_dock(sn="A", organization=asking)
+    if why == "version":
+        FirmwarePackage.objects.update(minimum_number=10_010_000)
+        Device.objects.filter(pk=barred.pk).update(firmware_number=10_000_000)
+    elif why == "binding":
+        Device.objects.filter(pk=barred.pk).update(bound_at=None)
+    elif why == "organization":
+        make_aircraft(barred, sn="B", organization=last)
+        Device.objects.filter(pk=barred.pk).update(firmware_version=NEW, firmware_number=10_013_205)
+    elif why == "approval":
+        OrganizationPolicy.objects.create(organization=asking, approval_above=50)
+    else:
+        before = make_dock(organization=asking)
+        aircraft = make_aircraft(before, sn="B")
+        Device.objects.filter(pk=barred.pk).update(firmware_version=NEW, firmware_number=10_013_205)
+        make_task(before, aircraft=aircraft)
+        Device.objects.filter(pk=aircraft.pk).update(gateway=barred)
+    extra = make_dock(sn="Z", organization=last)
+    assert joined(rollout) == [extra]
+
+
+def test_a_dock_that_joins_with_others_waiting_brings_its_aircraft(
+    acme: Organization, now: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "MOST", 1)
+    dock_2 = Criterion(model=make_model("3-2-0"))
+    rollout = launch(acme, now, dock_2, with_aircraft=True)
+    docks = [make_dock(sn=f"D{number}", organization=acme) for number in (1, 2)]
+    for dock in docks:
+        make_aircraft(dock, sn=f"Z{dock.sn}")
+    assert joined(rollout) == docks[:1]
+    assert joined(rollout) == docks
+    assert [task.targets.count() for task in rollout.tasks.order_by("pk")] == [1, 2, 2]
 
 
 # How it ends
