@@ -22,7 +22,7 @@ from config.celery import app as celery_app
 from demo import ports
 from fleet import telemetry
 from fleet.clock import Watch
-from mqtt_bridge import publisher
+from mqtt_bridge import garbage, publisher
 from tests import servers
 from tests.calls import Run
 from tests.docks import Wire
@@ -87,6 +87,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _keep(config, items, lambda item: "postgres_alone" not in item.keywords)
     if is_whole:
         items.sort(key=_length, reverse=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests and all of Django live to the end: collecting garbage passes them by."""
+    garbage.leave_startup()
 
 
 def _keep(

@@ -10,3 +10,6 @@ from config.settings import MIDDLEWARE
 # It looks all static files up anew for each client of a test: half of what most requests cost.
 # Browsers, which want static files, ask processes that have the product's settings.
 MIDDLEWARE = [name for name in MIDDLEWARE if not name.startswith("servestatic.")]
+
+# Made slow for those who guess: a fifth of a second for every person in a test.
+PASSWORD_HASHERS = ["tests.hashers.Quick"]
