@@ -10,12 +10,15 @@ django_application = get_asgi_application()
 from channels.auth import AuthMiddlewareStack  # noqa: E402  # Django has to be set up first
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-from django.urls import path  # noqa: E402
+from django.urls import path, re_path  # noqa: E402
 
-from ota.consumers import RolloutConsumer  # noqa: E402
+from ota.consumers import RolloutConsumer, refuse_unknown  # noqa: E402
 
 websockets = URLRouter(
-    [path("ws/rollouts/<int:rollout_id>/", RolloutConsumer.as_asgi())]  # type: ignore[list-item, arg-type]
+    [
+        path("ws/rollouts/<int:rollout_id>/", RolloutConsumer.as_asgi()),  # type: ignore[list-item, arg-type]
+        re_path("", refuse_unknown),  # type: ignore[list-item, arg-type]
+    ]
 )
 application = ProtocolTypeRouter(
     {

@@ -4,6 +4,7 @@ import os
 import re
 import ssl
 import zoneinfo
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
@@ -23,13 +24,14 @@ def wrong(name: str, value: str | None, expected: str) -> NoReturn:
 
 
 def without_password(value: str) -> str:
-    """The value as it may be shown: user, password and query of an address are ``***``."""
+    """The value as it may be shown: user, password, query and fragment of an address are ``***``."""
     scheme, separator, rest = value.partition("://") if "://" in value else ("", "", value)
     _, at, host = rest.rpartition("@")
-    host, query, _ = host.partition("?")
+    host, *further = re.split(r"([?#])", host, maxsplit=1)
     if separator and not at:
         host = _without_word(host)
-    return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+    hidden = f"{further[0]}***" if further else ""
+    return f"{scheme}{separator}{'***@' if at else ''}{host}{hidden}"
 
 
 def _without_word(host: str) -> str:
@@ -40,11 +42,13 @@ def _without_word(host: str) -> str:
     return f"{authority.partition(':')[0]}:***"
 
 
-def text(name: str, default: str = "") -> str:
+def text(name: str, default: str = "", *, most: int | None = None) -> str:
     """The variable without surrounding blanks; the default where it is unset or empty."""
     value = os.environ.get(name, "").strip() or default
     if value != value.encode(errors="replace").decode():
         wrong(name, value, "text in UTF-8")
+    if most is not None and len(value) > most:
+        wrong(name, value, f"at most {most} characters")
     return value
 
 
@@ -89,10 +93,19 @@ def listing(name: str, default: list[str]) -> list[str]:
     return values or default
 
 
-def origins(name: str, default: list[str]) -> list[str]:
-    """Addresses between commas, each with its scheme, as browsers send them."""
+def hosts(name: str, default: list[str]) -> list[str]:
+    """Names of hosts between commas, as Django compares them: neither with a scheme nor with a port."""
     values = listing(name, default)
-    if any(not value.startswith(("http://", "https://")) for value in values):
+    form = r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9A-Fa-f:.]+\]"
+    if text(name) and not all(re.fullmatch(form, value) for value in values):
+        wrong(name, text(name), "hosts such as fleet.example.org, between commas")
+    return values
+
+
+def origins(name: str, default: list[str]) -> list[str]:
+    """Addresses between commas, each with its scheme, as browsers send them: without a path."""
+    values = [value.rstrip("/") for value in listing(name, default)]
+    if text(name) and not all(re.fullmatch(r"https?://[^/?#@]+", value) for value in values):
         wrong(name, text(name), "addresses such as https://fleet.example.org, between commas")
     return values
 
@@ -106,6 +119,14 @@ def address(name: str, default: str, *schemes: str) -> str:
     if parts.scheme not in schemes or not parts.hostname:
         wrong(name, value, f"{' or '.join(f'{scheme}://' for scheme in schemes)} and a host")
     return value.rstrip("/")
+
+
+def base(name: str, default: str) -> str:
+    """What links begin with, so what is in it is told to everybody."""
+    value = address(name, default, "http", "https")
+    if "@" in split(name, value).netloc or re.search(r"[?#]", value):
+        wrong(name, value, "an address without user, password, query and fragment")
+    return value
 
 
 def split(name: str, value: str, *, inside: str = "") -> SplitResult:
@@ -167,6 +188,8 @@ def authorities(name: str) -> str:
 def certificate(name: str, key_name: str) -> tuple[str, str]:
     """The paths of a certificate and of its key, or of one file with both; empty where unset."""
     path, key = existing_file(name), existing_file(key_name)
+    if key and not path:
+        wrong(key_name, key, f"it together with {name}")
     try:
         if path:  # without the answer OpenSSL would ask a person for a key's password
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -276,3 +299,11 @@ def email(name: str) -> dict[str, Any]:
         wrong(name, value, expected)
     entry: dict[str, Any] = environ.Env.email_url_config(value)
     return entry | {"EMAIL_PORT": parts.port or _MAIL_PORTS.get(parts.scheme, 25)}
+
+
+def sender(name: str, default: str) -> str:
+    """Who e-mails are from: an address, or a name and the address in angle brackets."""
+    value = text(name, default)
+    if text(name) and not re.fullmatch(r"[^@\s]+@[^@\s]+", parseaddr(value)[1]):
+        wrong(name, value, "an address such as fleet@example.org")
+    return value

@@ -24,9 +24,9 @@ if not SECRET_KEY:
         env.wrong("SECRET_KEY", None, "a long random text (it may be missing only with DEBUG=1)")
     SECRET_KEY = "insecure: for development only"  # noqa: S105
 
-PUBLIC_URL = env.address("PUBLIC_URL", "http://127.0.0.1:8000", "http", "https")
-FIRMWARE_URL = env.address("FIRMWARE_URL", "http://127.0.0.1:8001", "http", "https")
-ALLOWED_HOSTS = env.listing(
+PUBLIC_URL = env.base("PUBLIC_URL", "http://127.0.0.1:8000")
+FIRMWARE_URL = env.base("FIRMWARE_URL", "http://127.0.0.1:8001")
+ALLOWED_HOSTS = env.hosts(
     "ALLOWED_HOSTS", [str(urlsplit(PUBLIC_URL).hostname), "127.0.0.1", "localhost"]
 )
 CSRF_TRUSTED_ORIGINS = env.origins("CSRF_TRUSTED_ORIGINS", [PUBLIC_URL])
@@ -186,7 +186,7 @@ MQTT_URL = env.broker("MQTT_URL", "mqtt://127.0.0.1:1883")
 MQTT_VERSION = env.choice("MQTT_VERSION", "3.1.1", ("3.1.1", "5"))
 MQTT_CA_FILE = env.authorities("MQTT_CA_FILE")
 MQTT_CLIENT_CERT, MQTT_CLIENT_KEY = env.certificate("MQTT_CLIENT_CERT", "MQTT_CLIENT_KEY")
-MQTT_CLIENT_ID = env.text("MQTT_CLIENT_ID", f"fleet-ota-{socket.gethostname()}")
+MQTT_CLIENT_ID = env.text("MQTT_CLIENT_ID", f"fleet-ota-{socket.gethostname()}", most=200)
 MQTT_SHARED_GROUP = env.group("MQTT_SHARED_GROUP")
 MQTT_ANSWER_REQUESTS = env.flag("MQTT_ANSWER_REQUESTS", True)
 
@@ -225,7 +225,7 @@ EMAIL_HOST_PASSWORD = _MAIL.get("EMAIL_HOST_PASSWORD") or ""
 EMAIL_USE_TLS = _MAIL.get("EMAIL_USE_TLS", False)
 EMAIL_USE_SSL = _MAIL.get("EMAIL_USE_SSL", False)
 EMAIL_TIMEOUT = 8  # s; a worker that is asked to end has 10
-DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", f"fleet-ota@{urlsplit(PUBLIC_URL).hostname}")
+DEFAULT_FROM_EMAIL = env.sender("DEFAULT_FROM_EMAIL", f"fleet-ota@{urlsplit(PUBLIC_URL).hostname}")
 WEBHOOK_ALLOW_PRIVATE = env.flag("WEBHOOK_ALLOW_PRIVATE", False)
 RECHECK_HOURS = env.number("RECHECK_HOURS", 24, most=24 * 365)
 

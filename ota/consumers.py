@@ -16,6 +16,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -240,6 +241,14 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         if self._shown is None:
             return frozenset()
         return frozenset({0, *self._shown} if self._has_all_changed else self._changed)
+
+
+async def refuse_unknown(
+    scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """An address where nothing is live: refused as a rollout that does not exist, and without Redis."""
+    await receive()
+    await send({"type": "websocket.close", "code": UNKNOWN})
 
 
 def _may_watch(user: User) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
+from fleet import telemetry
 from ota import rollouts, states
 from ota.models import FirmwarePackage, Rollout, RolloutEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.models.rollouts import FROM_THE_TERMINAL
@@ -19,8 +20,11 @@ from ota.states import TaskStatus
 Document = dict[str, Any]
 
 
-def of_device(answer: Answer) -> Document:
-    """One device: what it reports and what it needs. Empty is null: it was never reported."""
+def of_device(answer: Answer, now: dt.datetime) -> Document:
+    """One device: what it reports and what it needs. Empty is null: it was never reported.
+
+    Who is silent is offline, whether or not a worker has written that down yet.
+    """
     device = answer.device
     return {
         "sn": device.sn,
@@ -30,7 +34,7 @@ def of_device(answer: Answer) -> Document:
         "gateway_sn": device.gateway.sn if device.gateway else None,
         "organization": device.organization.identifier if device.organization else None,
         "site": device.site.name if device.site else None,
-        "online": device.is_online,
+        "online": device.is_online and not telemetry.is_silent(device.last_seen_at, now),
         "last_seen_at": _time(device.last_seen_at),
         "firmware_version": device.firmware_version or None,
         "compatible_status": device.compatible_status,

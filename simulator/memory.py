@@ -18,11 +18,9 @@ class Memory:
     """A JSON file `{sn: {version, compatible_status}}`, written as a whole; without a path nothing is kept."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Read `path` if it exists. Raises ValueError when it is not such a file or has no folder."""
-        if path and not path.parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} for the state file.")
+        """Read `path` if it exists. Raises ValueError when that cannot be done, or it has no folder."""
         self._path = path
-        self._devices = _read(path) if path and path.exists() else {}
+        self._devices = _read(path) if path else {}
 
     def recall(self, sn: str) -> Remembered | None:
         return self._devices.get(sn)
@@ -41,6 +39,12 @@ class Memory:
 
 def _read(path: Path) -> dict[str, Remembered]:
     try:
+        if not path.parent.is_dir():
+            raise ValueError(f"There is no folder {path.parent} for the state file.")
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Remembered])
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is not a state file of the simulator: {error}") from error

@@ -62,8 +62,10 @@ def program(name: str, package: str) -> str:
 def mosquitto(folder: Path) -> Server:
     port = ports.free()
     config = folder / "mosquitto.conf"
+    # As root it would become another user, which takes our leash off.
+    user = "user root\n" if os.geteuid() == 0 else ""
     config.write_text(
-        f"listener {port} {ports.HOST}\nallow_anonymous true\npersistence false\n"
+        f"{user}listener {port} {ports.HOST}\nallow_anonymous true\npersistence false\n"
         "max_inflight_messages 4000\nmax_queued_messages 0\nlog_dest stderr\n"
     )
     command = [program("mosquitto", "mosquitto"), "-c", str(config)]

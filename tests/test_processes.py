@@ -1,12 +1,16 @@
 """The servers and processes that other tests stand on."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import psycopg
 import pytest
 import redis
 from django.db import connection
 
 from demo import checks, ports
-from tests.processes import Processes, group_members
+from tests.processes import ROOT, Processes, eventually, group_members
 from tests.servers import Server
 
 pytestmark = pytest.mark.services
@@ -18,6 +22,22 @@ def test_a_broker_that_was_stopped_comes_back_on_its_port(mosquitto: Server) -> 
     assert not checks.mqtt_answers(mosquitto.url)
     mosquitto.start()
     assert checks.mqtt_answers(f"mqtt://127.0.0.1:{port}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the leash is the kernel's, on Linux")
+def test_a_broker_ends_with_a_test_run_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tests import servers;"
+        "server = servers.mosquitto(Path(sys.argv[1])).start();"
+        "print(server.url, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        url = run.stdout.readline().strip()
+        assert checks.mqtt_answers(url)
+        run.kill()
+    eventually(lambda: not checks.mqtt_answers(url), "the end of the broker", 10)
 
 
 def test_each_test_gets_an_empty_redis(redis_server: Server) -> None:

@@ -46,6 +46,8 @@ def chosen_options(options: dict[str, Any]) -> dict[str, Any]:
     if options.get("to"):
         available = needs.Library().versions()
         refuse_unknown("version (no available package)", [options["to"]], available)
+    if not options.get("name"):  # it gets the one that is usual
+        options = {key: value for key, value in options.items() if key != "name"}
     return chosen(options, _CHOICES) | {"policy": chosen(options, FIELDS)}
 
 
@@ -97,6 +99,7 @@ def _version(text: str) -> str:
 
 
 def _name(text: str) -> str:
+    text = text.strip()
     longest = Rollout._meta.get_field("name").max_length or 0
     if len(text) > longest:
         raise argparse.ArgumentTypeError(f"longer than {longest} characters")

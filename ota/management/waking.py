@@ -20,7 +20,10 @@ def wake_workers() -> None:
 
     def wake() -> None:
         try:
-            advance.apply_async(retry=False)
+            # "retry" is about the message alone: a connection of Celery's pool is tried for 4 s.
+            once = {"max_retries": 0}
+            with advance.app.connection_for_write(transport_options=once) as connection:
+                advance.apply_async(producer=advance.app.amqp.Producer(connection), retry=False)
         except Exception as error:  # noqa: BLE001  # whatever it raises, the work is done
             reasons.append(str(error) or type(error).__name__)
 

@@ -114,12 +114,13 @@ def add_upload(upload: Upload, given: Given, user: User | None) -> tuple[Firmwar
 
 
 def _mend(package: FirmwarePackage, file: BinaryIO, user: User | None) -> None:
-    """A package whose file was damaged gets this one; a worker checks it."""
-    if not package.problem:
+    """A package whose file is damaged or gone gets this one; a worker checks it."""
+    if not changes.is_broken(package):
         return
     name = _copy(file, package)
     if not changes.replace_file(package, name, timezone.now(), user):
         storage.remove(name)
+    package.refresh_from_db()
 
 
 def _mend_or_drop(package: FirmwarePackage, upload: Upload, user: User | None) -> None:

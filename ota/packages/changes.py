@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from console.counts import count
 from fleet.models import DeviceModel
@@ -14,6 +14,7 @@ from ota import live, storage
 from ota.models import FirmwarePackage, PackageEvent, Rollout, UpgradeTask
 from ota.packages.facts import minimum, refuse_clash, refuse_length
 from ota.states import OPEN, PackageState, TaskStatus
+from ota.storage import FileMissing
 from ota.zips import PackageRefused
 
 _DELETED = "its file was deleted"
@@ -168,20 +169,50 @@ def purge(package: FirmwarePackage, now: dt.datetime, user: User | None = None) 
     return is_gone
 
 
+def is_broken(package: FirmwarePackage) -> bool:
+    """Whether something is wrong with the package's file, also if nobody has missed it yet.
+
+    Raises:
+        StorageAway: nothing is known about its file.
+    """
+    return _broken(package).exists()
+
+
+def _broken(package: FirmwarePackage) -> QuerySet[FirmwarePackage]:
+    """The package, if another file may take the place of its own."""
+    wrong, name = Q(state=PackageState.DRAFT) & ~Q(problem=""), str(package.file.name)
+    try:
+        with storage.reached():
+            storage.stat(name)
+    except FileMissing:
+        wrong |= Q(state__in=(PackageState.DRAFT, PackageState.AVAILABLE), file=name)
+    return FirmwarePackage.objects.filter(wrong, pk=package.pk)
+
+
 def replace_file(
     package: FirmwarePackage, name: str, now: dt.datetime, user: User | None = None
 ) -> bool:
     """Gives a package that something is wrong with another file of the storage, and has it checked.
 
     Whether something was wrong; if not, the file is still the caller's.
+
+    Raises:
+        StorageAway: nothing is known about its file.
     """
-    broken = FirmwarePackage.objects.filter(pk=package.pk, state=PackageState.DRAFT)
+    broken = _broken(package)  # before the lock: a bucket may take its time
     with transaction.atomic():
-        found = broken.exclude(problem="").select_for_update().first()
+        found = broken.select_for_update().first()
         if found is None:
             return False
-        fields = {"state": PackageState.CHECKING, "problem": "", "stamp": "", "checked_until": None}
-        broken.update(file=name, **fields)
+        is_draft = found.state == PackageState.DRAFT and not found.problem
+        FirmwarePackage.objects.filter(pk=found.pk).update(
+            file=name,
+            state=PackageState.CHECKING,
+            opens_as_draft=found.opens_as_draft or is_draft,
+            problem="",
+            stamp="",
+            checked_until=None,
+        )
         note(package, now, "its file was replaced, and is being checked", user)
         old = str(found.file.name)
         if old != name:

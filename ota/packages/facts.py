@@ -173,6 +173,7 @@ def _released_on(told: Inspection, given: Given, name: str) -> dt.date | None:
             f"{name} says that it was released on {days[0]}, not on {typed}. "
             "Leave the date out, or confirm it.",
             "released_on",
+            "--confirm",
         )
     return typed or next(iter(days), None)
 

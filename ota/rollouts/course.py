@@ -70,7 +70,8 @@ def called_off(number: int) -> str:
 
 def joined(text: str, remark: str) -> str:
     """What happened, and what somebody remarked about it, as one line of a history; the first gives way."""
-    return "; ".join(part for part in (text[: max(LINE - 2 - len(remark), 0)], remark) if part)
+    room = max(LINE - len(f"; {remark}"), 0) if remark else LINE
+    return "; ".join(part for part in (text[:room], remark) if part)
 
 
 def advance(now: dt.datetime) -> None:

@@ -65,6 +65,16 @@ WRONG = [
     ("DATABASE_URL", "postgres://127.0.0.1", "postgres://user:password@host:port/name"),
     ("DATABASE_URL", "sqlite:////proc/x/y", "a path in a folder that can be written"),
     ("CSRF_TRUSTED_ORIGINS", "fleet.example.org", "addresses such as https://"),
+    ("CSRF_TRUSTED_ORIGINS", "https://", "addresses such as https://"),
+    ("CSRF_TRUSTED_ORIGINS", "https://fleet.example.org/admin", "addresses such as https://"),
+    ("ALLOWED_HOSTS", "fleet.example.org, https://a.example.org", "hosts such as fleet."),
+    ("ALLOWED_HOSTS", "fleet.example.org/", "hosts such as fleet.example.org"),
+    ("ALLOWED_HOSTS", "fleet.example.org:8000", "hosts such as fleet.example.org"),
+    ("ALLOWED_HOSTS", "::1", "hosts such as fleet.example.org"),
+    ("MQTT_CLIENT_KEY", "LICENSE", "it together with MQTT_CLIENT_CERT"),
+    ("MQTT_CLIENT_ID", "b" * 201, "at most 200 characters"),
+    ("DEFAULT_FROM_EMAIL", "x y", "an address such as fleet@example.org"),
+    ("DEFAULT_FROM_EMAIL", "Fleet <fleet>", "an address such as fleet@example.org"),
     ("EVENT_DAYS", "7", "a number from 14 to 36500"),
     ("ROLLOUT_MOST_DEVICES", "0", "a number from 1 to 1e+06"),
     ("ROLLOUT_LIMIT_IN_FLIGHT", "-1", "a number from 1 to 100000"),
@@ -157,6 +167,47 @@ def test_a_password_whose_host_was_forgotten_is_not_taken_for_a_port() -> None:
     assert env.without_password("redis://:hun/ter2/0") == "redis://:***"
     assert env.without_password("redis://:12345/0") == "redis://:***"
     assert env.without_password("postgres://user:1234567/name") == "postgres://user:***"
+
+
+@pytest.mark.parametrize("name", ["PUBLIC_URL", "FIRMWARE_URL"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://ada:hunter2@fleet.example.org",
+        "https://hunter2@fleet.example.org/base",
+        "https://fleet.example.org/?token=hunter2",
+        "https://fleet.example.org/#hunter2",
+        "https://fleet.example.org?",
+        "https://fleet.example.org#",
+    ],
+)
+def test_what_links_begin_with_has_nothing_that_would_break_or_tell_a_secret(
+    name: str, value: str
+) -> None:
+    line = refusal(name, value)
+    assert line.startswith(f"{name} is ")
+    assert line.endswith("expected an address without user, password, query and fragment")
+    assert "hunter2" not in line
+
+
+def test_hosts_are_taken_as_django_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "fleet.example.org, .example.org, 10.0.0.7, [::1], *")
+    expected = ["fleet.example.org", ".example.org", "10.0.0.7", "[::1]", "*"]
+    assert env.hosts("ALLOWED_HOSTS", []) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["fleet@example.org", "Fleet OTA <fleet@example.org>", "root@localhost"]
+)
+def test_a_sender_may_have_a_name(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEFAULT_FROM_EMAIL", value)
+    assert env.sender("DEFAULT_FROM_EMAIL", "") == value
+
+
+def test_an_origin_is_taken_as_browsers_send_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSRF_TRUSTED_ORIGINS", "https://a.example.org/, https://*.example.org:8443")
+    expected = ["https://a.example.org", "https://*.example.org:8443"]
+    assert env.origins("CSRF_TRUSTED_ORIGINS", []) == expected
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

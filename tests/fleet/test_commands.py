@@ -23,12 +23,17 @@ def test_an_organization_may_have_a_chosen_code(run: Run) -> None:
     assert Organization.objects.get().binding_code == "SECRET77"
 
 
+def test_the_name_of_an_organization_has_no_blanks_around_it(run: Run) -> None:
+    assert run.answer("add_organization", "acme", " Acme ")["name"] == "Acme"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["a b", "Acme"], "ID: Use letters"),
         (["acme\n", "Acme"], "ID: Use letters"),
         (["acme", ""], "NAME: "),
+        (["acme", " \t"], "NAME: "),
         (["acme", "Acme", "--code", " "], "--code: "),
         (["taken", "Acme"], "ID: "),
     ],

@@ -8,6 +8,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
+from ota import storage
 from ota.models import FirmwarePackage, Upload
 from ota.states import PackageState
 from tests.make import make_model
@@ -132,6 +133,18 @@ def test_the_same_bytes_are_added_once(administrator: Client, dock2: bytes) -> N
     add(administrator, bring(administrator, dock2), models=[model])
     reply = add(administrator, bring(administrator, dock2, modified="2"), models=[model])
     assert "in the library already" in told(reply)
+    assert not Upload.objects.exists()
+
+
+def test_the_same_bytes_bring_back_a_file_that_is_gone(administrator: Client, dock2: bytes) -> None:
+    model = make_model("3-2-0").pk
+    add(administrator, bring(administrator, dock2), models=[model])
+    FirmwarePackage.objects.update(state=PackageState.AVAILABLE)
+    storage.path(str(FirmwarePackage.objects.get().file.name)).unlink()
+    add(administrator, bring(administrator, dock2, modified="2"), models=[model])
+    package = FirmwarePackage.objects.get()
+    assert package.state == PackageState.CHECKING
+    assert storage.path(str(package.file.name)).read_bytes() == dock2
     assert not Upload.objects.exists()
 
 

@@ -56,6 +56,13 @@ def test_a_redis_that_takes_connections_and_says_nothing_keeps_nobody_waiting(
     assert done.stderr.count("so it takes effect later") == 1
 
 
+def test_a_redis_that_refuses_connections_is_told_as_such(environment: dict[str, str]) -> None:
+    rollout = make_rollout(status=Rollout.Status.PAUSED)
+    done = call(environment, "rollout", str(rollout.pk), "resume", "--json")
+    (line,) = [line for line in done.stderr.splitlines() if "so it takes effect later" in line]
+    assert "Connection refused" in line
+
+
 def test_whatever_keeps_the_workers_from_being_woken_is_one_line(
     environment: dict[str, str],
 ) -> None:

@@ -260,6 +260,43 @@ def test_adding_the_vendors_zip_again_mends_a_damaged_package(zip_path: Path) ->
     assert fresh(first).state == PackageState.AVAILABLE
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("draft", "state"), [(False, PackageState.AVAILABLE), (True, PackageState.DRAFT)]
+)
+def test_adding_the_vendors_zip_again_brings_back_a_file_that_nobody_missed_yet(
+    zip_path: Path, draft: bool, state: PackageState
+) -> None:
+    first, _ = packages.add(zip_path, models=["3-2-0"], draft=draft)
+    delete(first)
+    found, is_new = packages.add(zip_path, models=["3-2-0"])
+    assert (found, found.state, is_new) == (first, PackageState.CHECKING, False)
+    check()
+    assert (fresh(first).state, fresh(first).problem) == (state, "")
+    assert path_of(fresh(first)).read_bytes() == zip_path.read_bytes()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_bytes_again_bring_back_a_file_that_nobody_missed_yet(zip_path: Path) -> None:
+    first = available(zip_path)
+    delete(first)
+    arrive(zip_path.rename(zip_path.with_name("again.zip")))
+    check()
+    assert fresh(first).state == PackageState.CHECKING
+    check()
+    assert fresh(first).state == PackageState.AVAILABLE
+    assert [each.name for each in storage.listing()] == [fresh(first).file.name]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_same_zip_again_is_copied_nowhere_while_the_file_is_there(zip_path: Path) -> None:
+    first, _ = packages.add(zip_path, models=["3-2-0"])
+    before = list(storage.listing())
+    assert packages.add(zip_path, models=["3-2-0"]) == (first, False)
+    assert list(storage.listing()) == before
+    assert fresh(first).state == PackageState.AVAILABLE
+
+
 # Each day
 
 

@@ -12,8 +12,9 @@ from pytest_django import Settings
 
 from ota import packages, storage
 from ota.models import FirmwarePackage, Upload
+from simulator.packages import build
 from tests.calls import Run, refusal
-from tests.make import make_package
+from tests.make import NEW, make_model, make_package
 
 pytestmark = pytest.mark.django_db
 
@@ -127,6 +128,24 @@ def test_a_package_whose_file_is_gone_is_reported(run: Run) -> None:
     told = run.answer("clean_library", code=1)
     assert told["missing"] == [{"id": package.pk, "file_name": package.file_name}]
     assert FirmwarePackage.objects.get() == package
+
+
+def test_adding_its_zip_again_brings_back_what_is_gone(run: Run, tmp_path: Path) -> None:
+    make_model("3-2-0")
+    zip_path = build(tmp_path, "DOCK2", NEW, dt.date(2024, 11, 7), 50_000)
+    words = ("import_firmware", str(zip_path), "--model", "3-2-0")
+    assert run(*words) == 0
+    file_of(FirmwarePackage.objects.get()).unlink()
+    assert run("clean_library") == 1
+    assert run.answer(*words)[0]["state"] == "checking"
+    assert run.answer("clean_library")["missing"] == []
+
+
+def test_a_withdrawn_package_misses_no_file(run: Run) -> None:
+    package = make_package()
+    packages.withdraw(package, timezone.now())
+    file_of(package).unlink()
+    assert run.answer("clean_library")["missing"] == []
 
 
 def test_a_purged_package_misses_no_file_and_owns_none(run: Run) -> None:

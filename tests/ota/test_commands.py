@@ -169,6 +169,12 @@ def test_a_device_is_told_in_full(run: Run) -> None:
     assert told[aircraft.sn]["need"] == "consistency"
 
 
+def test_a_device_that_nobody_has_marked_as_silent_yet_is_offline_all_the_same(run: Run) -> None:
+    heard, silent = make_dock(), make_dock(last_seen_at=timezone.now() - timedelta(seconds=61))
+    told = {each["sn"]: each["online"] for each in run.answer("fleet_status")}
+    assert told == {heard.sn: True, silent.sn: False}
+
+
 def test_blockers_have_a_code_and_a_text(run: Run) -> None:
     make_dock(mode_code=4)
     (told,) = run.answer("fleet_status")

@@ -144,6 +144,13 @@ async def test_a_rollout_that_does_not_exist_is_told_apart(watcher: User) -> Non
     assert await (await browser(watcher, 404)).connect() == (False, consumers.UNKNOWN)
 
 
+@pytest.mark.parametrize("path", ["/nope", "/ws/rollouts/2", "/ws/rollouts/two/", "/ws/"])
+async def test_an_address_where_nothing_is_live_is_refused_as_a_rollout_that_does_not_exist(
+    path: str,
+) -> None:
+    assert await Browser(application, path, [ORIGIN]).connect() == (False, consumers.UNKNOWN)
+
+
 async def test_a_change_sends_its_row_and_the_counts(watch: Open, rollout: Rollout) -> None:
     one = await watch()
     await one.receive_json_from()

@@ -74,6 +74,15 @@ def test_what_a_zip_does_not_tell_is_asked_for_with_the_option_that_says_it(
     assert "--model 3-2-0" in told[0]["error"]
 
 
+def test_a_date_that_contradicts_the_zip_is_confirmed_with_the_option_that_says_so(
+    run: Run, folder: Path
+) -> None:
+    file = str(folder / "DOCK2_V10.01.3205.zip")
+    call = ("import_firmware", file, *MODEL, "--released", "2025-01-01")
+    assert "--confirm" in run.answer(*call, code=1)[0]["error"]
+    assert run.answer(*call, "--confirm")[0]["released_on"] == "2025-01-01"
+
+
 def test_what_is_hidden_is_left_alone(run: Run, folder: Path) -> None:
     (folder / "._DOCK2_V10.01.3205.zip").write_bytes(b"what a Mac leaves behind")
     (folder / "more").rename(folder / ".trash")

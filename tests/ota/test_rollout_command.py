@@ -141,12 +141,24 @@ def test_what_somebody_does_at_the_terminal_is_not_said_to_be_by_itself(
 ) -> None:
     rollout = make_rollout()
     make_task(rollout=rollout)
-    run("rollout", str(rollout.pk), "pause", "--reason", "x" * 600)
+    run("rollout", str(rollout.pk), "pause", "--reason", "x" * 474)
     run("rollout", str(rollout.pk), "change", "--name", "y" * 200)
     run("rollout", str(rollout.pk), "resume", "--user", operator.username)
     rollouts.stop(rollout, "too much failed", timezone.now())
     by = [event.by for event in rollout.events.all()]
     assert by == ["from the terminal", "from the terminal", "operators", "by itself"]
+
+
+def test_a_reason_is_kept_whole_or_not_taken(run: Run, operator: User) -> None:
+    rollout = make_rollout()
+    pause = ("rollout", str(rollout.pk), "pause", "--reason")
+    assert refusal(*pause, "x" * 475) == (2, "--reason: longer than 474 characters.")
+    by_operator = ("--user", operator.username)
+    assert refusal(*pause, "x" * 501, *by_operator) == (2, "--reason: longer than 500 characters.")
+    assert (status(rollout), history(rollout)) == (Status.RUNNING, [])
+    assert run(*pause, "x" * 500, *by_operator) == 0
+    rollout.refresh_from_db()
+    assert rollout.pause_reason == "x" * 500
 
 
 @pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("resume", "running")])
@@ -335,6 +347,7 @@ def test_limits_change_while_it_runs(run: Run, operator: User) -> None:
         ("--windows", "Mon 08:00-08:10", "--windows: The hours last 10 min in a row at most"),
         ("--deadline", "2001-01-01T00:00", "--deadline: The deadline has passed already."),
         ("--name", "", "--name: This field cannot be blank."),
+        ("--name", "  ", "--name: This field cannot be blank."),
     ],
 )
 def test_a_change_that_makes_no_sense_is_a_wrong_call(option: str, value: str, told: str) -> None:
@@ -356,6 +369,15 @@ def test_a_rollout_that_has_ended_changes_no_more(run: Run) -> None:
 
 
 # Approval
+
+
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_a_remark_that_would_be_cut_off_is_a_wrong_call(verb: str) -> None:
+    rollout = make_rollout(status=Status.NEEDS_APPROVAL)
+    boss = make_person("Administrators").username
+    call = ("rollout", str(rollout.pk), verb, "--user", boss, "--remark", "x" * 501)
+    assert refusal(*call) == (2, "--remark: longer than 500 characters.")
+    assert status(rollout) == Status.NEEDS_APPROVAL
 
 
 def test_a_second_person_approves(run: Run) -> None:

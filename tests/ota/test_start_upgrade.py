@@ -151,6 +151,13 @@ def test_what_nobody_knows_is_a_wrong_call(arguments: list[str], message: str) -
     assert refusal("start_upgrade", *arguments) == (2, message)
 
 
+@pytest.mark.usefixtures("library", "redis_server")
+@pytest.mark.parametrize(("said", "name"), [("   ", "Upgrade of "), (" Night ", "Night")])
+def test_a_name_of_blanks_is_none(run: Run, said: str, name: str) -> None:
+    assert run("start_upgrade", "--sn", make_dock().sn, "--name", said) == 0
+    assert Rollout.objects.get().name.startswith(name)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

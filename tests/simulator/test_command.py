@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
         (["--docks=1", "--organization=o1"], "belong together"),
         (["--docks=1", "--rate=0"], "at least 1 byte"),
         (["--docks=1", "--mqtt=http://broker.test"], "must look like"),
+        (["--docks=1", "--mqtt=mqtt://broker.test", "--state=/"], "/ cannot be read: Is a dir"),
+        (["--docks=1", "--mqtt=mqtt://broker.test", "--state=/none/a"], "There is no folder"),
     ],
 )
 def test_a_wrong_call_says_why_and_ends_with_2(arguments: list[str], message: str) -> None:

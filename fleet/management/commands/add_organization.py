@@ -19,7 +19,7 @@ class Command(AnsweringCommand):
         parser.add_argument("--code", help="binding code (default: a new random one)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        organization = Organization(identifier=options["id"], name=options["name"])
+        organization = Organization(identifier=options["id"], name=options["name"].strip())
         if options["code"] is not None:
             organization.binding_code = options["code"].strip()
         try:

@@ -12,6 +12,7 @@ from console.sizes import shown_size
 from console.terminal import AnsweringCommand, not_as_asked, table, wrong_call
 from ota import storage, uploads
 from ota.models import FirmwarePackage, Upload
+from ota.states import PackageState
 from ota.storage import FileMissing, Listed, StorageAway
 
 # A file that is being added has no row yet.
@@ -64,8 +65,9 @@ def _clean(now: dt.datetime, *, is_dry: bool) -> Document:
             storage.remove(file.name)
         uploads.expire(now)
     listed = {file.name for file in found}
+    needed = packages.exclude(state=PackageState.WITHDRAWN)  # its zip, added again, is not kept
     return _document(
-        expired + removed, [p for p in packages if _is_missing(p, listed)], is_dry=is_dry
+        expired + removed, [p for p in needed if _is_missing(p, listed)], is_dry=is_dry
     )
 
 

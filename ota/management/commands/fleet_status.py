@@ -28,9 +28,10 @@ class Command(AnsweringCommand):
         if options["sn"]:
             devices = devices.filter(sn__in=options["sn"])
             refuse_unknown("serial number", options["sn"], devices.values_list("sn", flat=True))
-        answers = needs.assess(devices, timezone.now())
+        now = timezone.now()
+        answers = needs.assess(devices, now)
         documents = [
-            status.of_device(answer)
+            status.of_device(answer, now)
             for answer in answers
             if options["need"] in {None, str(answer.need)}
         ]

@@ -28,7 +28,7 @@ from ota.management.waking import wake_workers
 from ota.management.watching import find, tasks_table, title, waves_table
 from ota.models import Rollout, RolloutEvent
 from ota.rollouts import FIELDS, InvalidPolicy, NothingToUpgrade, NotPossible, Plan
-from ota.rollouts.course import joined
+from ota.rollouts.course import LINE, joined
 from ota.states import RolloutStatus
 
 Document = dict[str, Any]
@@ -152,10 +152,17 @@ def _choices(document: Document) -> list[tuple[str, object]]:
 
 def _pause(call: Call) -> Outcome:
     who = "" if call.user else f"paused {call.remark}"
+    _refuse_long("reason", call.options["reason"], LINE - len(f"; {who}") if who else LINE)
     reason = joined(call.options["reason"], who)
     if rollouts.pause(call.rollout, call.now, call.user, reason):
         return Outcome(True, "Paused: nothing more is issued, what runs goes on.")
     return _is_already(call, RolloutStatus.PAUSED, "only one that runs can be paused")
+
+
+def _refuse_long(name: str, text: str, most: int) -> None:
+    """Refuses what would be cut off, and then not be what somebody has said."""
+    if len(text) > most:
+        wrong_call(f"--{name}: longer than {most} characters.")
 
 
 def _resume(call: Call) -> Outcome:
@@ -276,6 +283,7 @@ def _deny(call: Call) -> Outcome:
 def _decided(
     call: Call, decide: Callable[..., None], kind: RolloutEvent.Kind, text: str
 ) -> Outcome:
+    _refuse_long("remark", call.options["remark"], LINE)
     try:
         decide(call.rollout, call.now, call.user, call.options["remark"])
     except NotPossible:
@@ -342,7 +350,9 @@ def _add_deadline(parser: CommandParser) -> None:
 
 
 def _add_changes(parser: CommandParser) -> None:
-    parser.add_argument("--name", default=argparse.SUPPRESS, help="what it is called")
+    parser.add_argument(
+        "--name", type=str.strip, default=argparse.SUPPRESS, help="what it is called"
+    )
     add_policy(parser, CHANGEABLE)
     add_times(parser)
 
