@@ -75,6 +75,8 @@ watch = Watch()
 REPEATED_EVERY = dt.timedelta(seconds=5)
 # A bridge that brings osd in so late hangs: others may have heard the device since.
 LATE = dt.timedelta(seconds=10)
+# And what comes so late may not undo a change that others have brought in since.
+BRIEF = dt.timedelta(seconds=2)
 SOONEST = 0.75  # of the time between two looks at a device that always says the same
 
 
@@ -338,9 +340,10 @@ def _is_current(
     if late > _silence() or is_overtaken(message, device.topology_at, device.topology_seen_at):
         return False
     # Of two bridges one may hang with osd in its memory. Osd repeats itself, so that nothing is lost.
-    seen = device.last_seen_at
-    is_hanging = message.kind is Kind.OSD and late > LATE
-    return not (is_hanging and seen and seen > heard_at)
+    if message.kind is not Kind.OSD or late <= BRIEF:
+        return True
+    known = device.last_seen_at if late > LATE else device.changed_at
+    return known is None or known <= heard_at
 
 
 def _facts(data: Properties) -> dict[str, Any]:

@@ -107,6 +107,11 @@ class Library:
         return [found[number] for number in sorted(found, reverse=True)]
 
 
+# So far behind is only a bridge that takes in what waited. Where nobody says anything it hears from
+# the broker each ten seconds.
+BEHIND = dt.timedelta(seconds=30)
+MINUTE = dt.timedelta(minutes=1)
+
 # Up to so many docks are named in a query; for more all that is open is read, which is not much more.
 NAMED = 5000
 
@@ -301,6 +306,9 @@ def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
         yield Reason("bridge_down", f"{text}: start it again or remove it")
     elif situation.heard is None:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
+    elif (behind := situation.now - situation.heard.until) > BEHIND:
+        text = f"the MQTT bridge is {behind / MINUTE:.0f} min behind with what docks say"
+        yield Reason("bridge_down", f"{text}: it takes in what waited in the broker")
     settled = gateway.settled_at(settings.SETTLE_TIME)
     if not gateway.is_online or telemetry.is_silent(gateway.last_seen_at, situation.now):
         yield Reason("offline", "the dock is offline")

@@ -29,6 +29,7 @@ from ota.rollouts.planning import (
     refuse_times,
 )
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
+from ota.upgrades import proof
 
 Kind = RolloutEvent.Kind
 
@@ -217,7 +218,7 @@ def retry(
         failed = _failed(rollout, pks).filter(
             ~Exists(UpgradeTask.objects.filter(gateway=OuterRef("gateway"), status__in=OPEN))
         )
-        found = [_again(task, now, user) for task in failed.prefetch_related("targets")]
+        found = [_again(task, now, user) for task in failed.with_targets()]
         made = [task for task in found if task]
         UpgradeTask.objects.filter(retried_as__in=made).update(resolved_at=now)
         if made:
@@ -263,13 +264,13 @@ def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTas
     except IntegrityError:
         return None
     for target in task.targets.all():
-        if not target.is_confirmed:
+        if not (target.is_confirmed and proof.has(target)):  # it may have lost it since
             UpgradeTarget.objects.create(
                 task=new,
                 device_id=target.device_id,
                 package_id=target.package_id,
                 upgrade_type=target.upgrade_type,
-                from_version=target.reported_version or target.from_version,
+                from_version=target.device.firmware_version or target.from_version,
                 to_version=target.to_version,
             )
     bulk.insert(

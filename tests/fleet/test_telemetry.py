@@ -365,6 +365,25 @@ def test_what_a_bridge_that_hung_brings_in_late_does_not_undo_what_another_one_t
     assert stored(dock.sn).mode_code == 4
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("seconds", [3, 9])
+def test_what_hung_for_seconds_does_not_undo_what_another_bridge_took_in_since(
+    seconds: float,
+) -> None:
+    """The other one would not put it right for a while: it knows that the dock says so."""
+    dock = make_dock(mode_code=0, last_seen_at=timezone.now() - dt.timedelta(seconds=seconds))
+    say(dock.sn, {"mode_code": 4})
+    osd_of_another_bridge(dock.sn, {"mode_code": 0}, seconds)
+    assert stored(dock.sn).mode_code == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_bridge_that_lags_behind_takes_in_what_changes() -> None:
+    dock = make_dock(mode_code=0, changed_at=timezone.now() - dt.timedelta(seconds=9))
+    osd_of_another_bridge(dock.sn, {"mode_code": 4}, 8)
+    assert stored(dock.sn).mode_code == 4
+
+
 def test_what_is_brought_in_late_counts_where_the_device_was_not_heard_since() -> None:
     dock = make_dock(mode_code=0, last_seen_at=timezone.now() - dt.timedelta(seconds=25))
     osd_of_another_bridge(dock.sn, {"mode_code": 4}, 20)

@@ -9,6 +9,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from fleet.models import Device, DeviceModel
+from mqtt_bridge.models import BridgeSession
 from ota import needs
 from ota.models import FirmwarePackage, ForeignUpgrade
 from ota.needs import Answer, Need
@@ -208,6 +209,20 @@ def test_nothing_goes_while_nobody_listens() -> None:
     dock = make_dock(last_seen_at=later)
     answer = needs.assess(Device.objects.filter(pk=dock.pk), later)[0]
     assert [reason.code for reason in answer.blockers] == ["bridge_down"]
+
+
+def test_nothing_goes_while_the_bridge_brings_in_what_waited_in_the_broker() -> None:
+    make_package()
+    dock = make_dock()
+    behind = make_listening()
+    ago = dt.timedelta(minutes=10)
+    BridgeSession.objects.filter(pk=behind.pk).update(
+        connected_since=timezone.now() - ago, behind_since=timezone.now() - ago
+    )
+    (reason,) = assess(dock).blockers
+    assert (reason.code, "10 min" in reason.text) == ("bridge_down", True)
+    BridgeSession.objects.update(behind_since=timezone.now() - dt.timedelta(seconds=12))
+    assert codes(dock) == []
 
 
 def test_nothing_goes_while_one_of_several_bridges_is_away(settings: Settings) -> None:

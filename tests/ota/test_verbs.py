@@ -18,6 +18,8 @@ from ota.rollouts import InvalidPolicy, NotPossible, Options, verbs
 from ota.states import TaskStatus
 from ota.upgrades import issue
 from tests.make import (
+    NEW,
+    OLD,
     make_aircraft,
     make_dock,
     make_failed,
@@ -243,8 +245,20 @@ def test_a_retry_plans_only_what_is_not_proven() -> None:
     dock = make_dock()
     task = make_failed(dock=dock, aircraft=make_aircraft(dock))
     task.targets.filter(device=dock).update(confirmed_at=NOW)
+    Device.objects.filter(pk=dock.pk).update(firmware_version=NEW)
     (new,) = rollouts.retry(task.rollout, NOW)
     assert [target.device for target in new.targets.all()] == list(dock.aircraft.all())
+
+
+def test_a_retry_plans_a_device_again_that_has_lost_what_it_had_proved() -> None:
+    dock = make_dock()
+    aircraft = make_aircraft(dock)
+    task = make_failed(dock=dock, aircraft=aircraft)
+    task.targets.update(confirmed_at=NOW, reported_version=NEW)
+    Device.objects.filter(pk=dock.pk).update(firmware_version=NEW)
+    Device.objects.filter(pk=aircraft.pk).update(firmware_version=OLD)
+    (new,) = rollouts.retry(task.rollout, NOW)
+    assert [(one.device, one.from_version) for one in new.targets.all()] == [(aircraft, OLD)]
 
 
 def test_a_dock_that_another_upgrade_has_taken_is_left_as_it_is() -> None:
