@@ -155,7 +155,8 @@ CELERY_BEAT_SCHEDULE = {
     "tell": {"task": "ota.tasks.tell", "schedule": 3.0, "options": {"expires": 10}},
     "mail": {"task": "ota.tasks.mail", "schedule": 10.0, "options": {"expires": 10}},
     "deliver": {"task": "ota.tasks.deliver", "schedule": 5.0, "options": {"expires": 10}},
-    "tell_standstill": {"task": "ota.tasks.tell_standstill", "schedule": crontab(minute=47)},
+    # Often, because hours may be open for minutes only, and nothing is told of what waits for them.
+    "tell_standstill": {"task": "ota.tasks.tell_standstill", "schedule": crontab(minute="2-59/5")},
     "forget_news": {"task": "ota.tasks.forget_news", "schedule": crontab(minute=7)},
     "fold_history": {
         "task": "ota.tasks.fold_history",

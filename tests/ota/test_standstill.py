@@ -173,3 +173,10 @@ def test_its_author_is_told_also_who_chose_before_there_was_such_news(
     assert news.title == "Night has stood still for a day"
     wanted = [one.user for one in People().who_want(news, [])]
     assert wanted == [author]
+
+
+def test_hours_that_open_for_a_quarter_of_an_hour_are_looked_into(settings: Settings) -> None:
+    """Only while they are open a task tells what else it waits for."""
+    minutes = sorted(settings.CELERY_BEAT_SCHEDULE["tell_standstill"]["schedule"].minute)
+    rounds = zip(minutes, [*minutes[1:], minutes[0] + 60], strict=True)
+    assert max(later - earlier for earlier, later in rounds) <= 15
