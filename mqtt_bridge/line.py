@@ -188,7 +188,7 @@ class Line:
         On a line that has broken nothing is sent: the broker delivers the messages again.
         """
         if packets := b"".join([_PUBACK + mid.to_bytes(2, "big") for mid in mids]):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # it may be closed by now
                 self.send(packets)
 
     def publish(self, messages: Iterable[tuple[int, str, bytes]], seconds: float) -> None:

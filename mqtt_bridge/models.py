@@ -60,6 +60,7 @@ class Heard(NamedTuple):
 
     since: dt.datetime
     until: dt.datetime
+    is_behind: bool = False
 
 
 class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
@@ -80,7 +81,8 @@ class BridgeSessionQuerySet(models.QuerySet["BridgeSession"]):
         )
         if found["since"] is None:
             return None
-        return Heard(found["since"], min(now, found["seen"], found["behind"] or now))
+        until = min(now, found["seen"], found["behind"] or now)
+        return Heard(found["since"], until, is_behind=found["behind"] is not None)
 
     def away(self, now: dt.datetime) -> "BridgeSessionQuerySet":
         """Of bridges that share a group those that do not listen: part of what docks say waits for them.

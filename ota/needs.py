@@ -18,7 +18,7 @@ from django.db.models import Count, Q, QuerySet
 
 from fleet import modes, telemetry
 from fleet.models import Device, DeviceModel
-from mqtt_bridge.models import BridgeSession
+from mqtt_bridge.models import BridgeSession, Heard
 from ota.models import FirmwarePackage, ForeignUpgrade, UpgradeTarget, UpgradeTask
 from ota.states import OPEN, PackageState
 
@@ -110,7 +110,6 @@ class Library:
 # So far behind is only a bridge that takes in what waited. Where nobody says anything it hears from
 # the broker each ten seconds.
 BEHIND = dt.timedelta(seconds=30)
-MINUTE = dt.timedelta(minutes=1)
 
 # Up to so many docks are named in a query; for more all that is open is read, which is not much more.
 NAMED = 5000
@@ -306,14 +305,20 @@ def _link_blockers(situation: Situation, gateway: Device) -> Iterable[Reason]:
         yield Reason("bridge_down", f"{text}: start it again or remove it")
     elif situation.heard is None:
         yield Reason("bridge_down", "the MQTT bridge is not listening")
-    elif (behind := situation.now - situation.heard.until) > BEHIND:
-        text = f"the MQTT bridge is {behind / MINUTE:.0f} min behind with what docks say"
-        yield Reason("bridge_down", f"{text}: it takes in what waited in the broker")
+    elif _is_behind(situation.heard, situation.now):
+        text = "the MQTT bridge still takes in what waited in the broker"
+        yield Reason("bridge_down", f"{text}: what the dock said last may be among it")
     settled = gateway.settled_at(settings.SETTLE_TIME)
     if not gateway.is_online or telemetry.is_silent(gateway.last_seen_at, situation.now):
         yield Reason("offline", "the dock is offline")
     elif settled and settled > situation.now:
         yield Reason("settling", "the dock has only just come online")
+
+
+def _is_behind(heard: Heard, now: dt.datetime) -> bool:
+    """Of a bridge that has only just come back nobody knows how old the messages are that wait for it."""
+    is_new = heard.until - heard.since < BridgeSession.CATCH_UP
+    return heard.is_behind and (is_new or now - heard.until > BEHIND)
 
 
 def _dock_blockers(gateway: Device, situation: Situation) -> Iterable[Reason]:

@@ -25,7 +25,7 @@ from console.counts import count
 from console.keys import is_key
 from console.labels import NOTHING, label, two_lines
 from fleet.admin import DeviceAdmin
-from fleet.models import Device
+from fleet.models import Device, DeviceModel
 from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks
 from ota.admin import clones, criteria, preview
@@ -265,10 +265,15 @@ def _reasons(answer: Answer) -> list[str]:
 
 
 def _models(devices: QuerySet[Device], choices: QueryDict) -> set[int | None]:
-    """Of the devices, and of the aircraft behind them where these are chosen too."""
+    """Of the devices, and of all aircraft where those behind the devices are chosen too.
+
+    Which ones these are would be asked of each of a hundred thousand docks.
+    """
+    found: set[int | None] = set(devices.order_by().values_list("model", flat=True).distinct())
     if choices.get("with_aircraft"):
-        devices = Device.objects.filter(pk__in=devices.values("pk")).with_aircraft()
-    return set(devices.order_by().values_list("model", flat=True).distinct())
+        aircraft = DeviceModel.objects.filter(kind=DeviceModel.Kind.AIRCRAFT)
+        found |= set(aircraft.values_list("pk", flat=True))
+    return found
 
 
 def _planned(form: RolloutForm, devices: QuerySet[Device], now: dt.datetime) -> Plan | None:

@@ -64,12 +64,16 @@ def _versions(rollout: Rollout) -> dict[str, Any]:
     return {"to_by_model": by_model}
 
 
-def _concerned(rollout: Rollout) -> tuple[QuerySet[DeviceModel], QuerySet[Organization]]:
-    """The models and the organizations of a rollout's devices."""
+def _concerned(rollout: Rollout) -> tuple[list[DeviceModel], list[Organization]]:
+    """The models and the organizations of a rollout's devices.
+
+    Looked up here: inside of a question about devices PostgreSQL took three seconds for 100,000.
+    """
     targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
-    models = DeviceModel.objects.filter(pk__in=targets.values("device__model"))
-    organizations = targets.values("device__organization")
-    return models, Organization.objects.filter(pk__in=organizations)
+    found = list(targets.values_list("device__model", "device__organization").distinct())
+    models = DeviceModel.objects.filter(pk__in={model for model, _ in found} - {None})
+    owners = Organization.objects.filter(pk__in={owner for _, owner in found} - {None})
+    return list(models), list(owners)
 
 
 def clone(

@@ -171,7 +171,9 @@ def store_tasks(
     """
     rows = [_task(task, rollout, waves[task.wave], now) for task in tasks]
     bulk.insert_rows(UpgradeTask, rows, ignore_conflicts=True)
-    new = UpgradeTask.objects.filter(rollout=rollout, targets=None)
+    new = UpgradeTask.objects.filter(
+        rollout=rollout, targets=None, status=TaskStatus.PENDING, attempt=0, retry_of=None
+    )
     stored = dict(new.values_list("gateway_id", "pk"))
     bulk.insert_rows(
         UpgradeTarget,

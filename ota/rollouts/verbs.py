@@ -246,11 +246,24 @@ def _failed(rollout: Rollout, pks: Iterable[int] | None) -> Any:
     return failed if pks is None else failed.filter(pk__among=pks)
 
 
+def _settle(task: UpgradeTask, now: dt.datetime, user: User | None) -> None:
+    """Of a failure whose devices have what they should there is nothing to try again."""
+    UpgradeTask.objects.filter(pk=task.pk).update(resolved_at=now)
+    text = "not tried again: its devices report what they should"
+    line = TaskEvent(task=task, at=now, kind=TaskEvent.Kind.NOTE, actor=user, text=text)
+    bulk.insert([line])
+
+
 def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTask | None:
-    """A new task for what is not proven yet; None if another upgrade took the dock this very moment.
+    """A new task for what is not proven yet; None if nothing is left, or another took the dock this very moment.
 
     By hand and seldom, so some statements each are fine.
     """
+    # A device that has proved it may have lost it since.
+    left = [one for one in task.targets.all() if not (one.is_confirmed and proof.has(one))]
+    if not left:
+        _settle(task, now, user)
+        return None
     try:
         with transaction.atomic():
             new = UpgradeTask.objects.create(
@@ -263,16 +276,15 @@ def _again(task: UpgradeTask, now: dt.datetime, user: User | None) -> UpgradeTas
             )
     except IntegrityError:
         return None
-    for target in task.targets.all():
-        if not (target.is_confirmed and proof.has(target)):  # it may have lost it since
-            UpgradeTarget.objects.create(
-                task=new,
-                device_id=target.device_id,
-                package_id=target.package_id,
-                upgrade_type=target.upgrade_type,
-                from_version=target.device.firmware_version or target.from_version,
-                to_version=target.to_version,
-            )
+    for target in left:
+        UpgradeTarget.objects.create(
+            task=new,
+            device_id=target.device_id,
+            package_id=target.package_id,
+            upgrade_type=target.upgrade_type,
+            from_version=target.device.firmware_version or target.from_version,
+            to_version=target.to_version,
+        )
     bulk.insert(
         [
             TaskEvent(

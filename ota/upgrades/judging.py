@@ -271,7 +271,7 @@ def _end(
     to_send = [target for target in targets if not target.is_confirmed]
     if reasons := [text for target in to_send if (text := _obsolete(task, target, situation))]:
         return TaskStatus.CANCELED, reasons[0][:500]
-    if all(target.is_confirmed for target in targets):
+    if targets and all(target.is_confirmed for target in targets):
         return TaskStatus.OK, "the devices report the wanted versions already"
     return None
 

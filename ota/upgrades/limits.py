@@ -169,7 +169,7 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
     signs = (task.sent_at, task.gateway.online_since)
     if not _is_over(max(filter(None, signs), default=None), limit, heard):
         return None
-    if task.gateway.mode_code == proof.UPGRADING:
+    if task.gateway.mode_code == proof.UPGRADING and not others.is_upgrading(task.gateway_id):
         return Verdict(
             TaskStatus.IN_PROGRESS, "no reply, but the dock reports that it is upgrading"
         )

@@ -56,6 +56,11 @@ def _record(gateway: Device, message: Message[Report], now: dt.datetime, *, is_e
     Device.objects.filter(pk=gateway.pk).update(changed_at=now)
 
 
+def is_upgrading(gateway_id: int) -> bool:
+    """Whether somebody else is upgrading a dock, as far as it has said so."""
+    return ForeignUpgrade.objects.filter(gateway=gateway_id, finished_at=None).exists()
+
+
 def under_way() -> set[str]:
     """The docks that somebody else upgrades now; few."""
     opened = ForeignUpgrade.objects.filter(finished_at=None)

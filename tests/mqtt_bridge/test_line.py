@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -219,6 +219,26 @@ def test_on_a_line_on_which_paho_publishes_it_hears_what_the_broker_says() -> No
 
 def test_on_a_line_that_broke_nothing_is_acknowledged(ends: Ends) -> None:
     ends.line.close()
+    ends.line.acknowledge([1])
+
+
+def test_a_line_that_closes_while_it_waits_for_the_broker_acknowledges_nothing(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing:
+        """Full, and closed by paho's thread before anybody waits for it."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def send(self, data: bytes) -> int:
+            self.inner.close()
+            raise BlockingIOError
+
+    monkeypatch.setattr(ends.line, "_inner", Closing(ends.line._inner))
     ends.line.acknowledge([1])
 
 

@@ -153,6 +153,18 @@ def test_a_dock_that_upgrades_without_having_answered_is_followed(
     assert task.replied_at
 
 
+def test_a_dock_that_somebody_else_upgrades_has_not_taken_our_command(
+    after: Callable[[float], None],
+) -> None:
+    dock = make_dock(mode_code=3)
+    task = unanswered(dock=dock)
+    now = timezone.now()
+    ForeignUpgrade.objects.create(gateway=dock, bid="theirs", first_seen_at=now, last_seen_at=now)
+    after(31)
+    task.refresh_from_db()
+    assert (task.status, task.replied_at) == (TaskStatus.PENDING, None)
+
+
 def test_while_nobody_listens_nothing_ends() -> None:
     task = unanswered()
     limits.enforce(timezone.now() + dt.timedelta(hours=5))

@@ -220,8 +220,20 @@ def test_nothing_goes_while_the_bridge_brings_in_what_waited_in_the_broker() -> 
         connected_since=timezone.now() - ago, behind_since=timezone.now() - ago
     )
     (reason,) = assess(dock).blockers
-    assert (reason.code, "10 min" in reason.text) == ("bridge_down", True)
+    assert (reason.code, "takes in what waited" in reason.text) == ("bridge_down", True)
     BridgeSession.objects.update(behind_since=timezone.now() - dt.timedelta(seconds=12))
+    assert codes(dock) == []
+
+
+def test_nothing_goes_while_a_bridge_that_has_only_just_come_back_takes_in_what_waited() -> None:
+    """How old that is nobody knows: the time of the bridge begins when it is back."""
+    make_package()
+    dock = make_dock()
+    back = timezone.now() - dt.timedelta(seconds=15)
+    bridge = make_listening(connected_since=back, behind_since=back)
+    assert codes(dock) == ["bridge_down"]
+    bridge.behind_since = None
+    bridge.save()
     assert codes(dock) == []
 
 

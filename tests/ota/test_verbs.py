@@ -261,6 +261,27 @@ def test_a_retry_plans_a_device_again_that_has_lost_what_it_had_proved() -> None
     assert [(one.device, one.from_version) for one in new.targets.all()] == [(aircraft, OLD)]
 
 
+def test_what_has_all_that_it_should_is_settled_and_not_retried() -> None:
+    """A task without targets would count as proven, whatever its devices report by then."""
+    task = make_failed()
+    task.targets.update(confirmed_at=NOW, reported_version=NEW)
+    Device.objects.update(firmware_version=NEW)
+    assert rollouts.retry(task.rollout, NOW) == []
+    task.refresh_from_db()
+    assert (UpgradeTask.objects.count(), task.resolved_at) == (1, NOW)
+    assert "report what they should" in task.events.get(kind="note").text
+
+
+def test_a_task_without_targets_is_never_proven() -> None:
+    make_listening()
+    task = make_task()
+    task.targets.all().delete()
+    issue.look_again(NOW)
+    issue.issue([task.pk], NOW)
+    task.refresh_from_db()
+    assert task.status == S.PENDING
+
+
 def test_a_dock_that_another_upgrade_has_taken_is_left_as_it_is() -> None:
     rollout = make_rollout()
     taken, free = make_failed(rollout), make_failed(rollout)
