@@ -38,14 +38,15 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     """
     policy = {name: getattr(rollout, name) for name in FIELDS} | other.pop("policy", {})
     models, organizations = _concerned(rollout)
+    owners = list(Organization.objects.filter(pk__in=organizations))
     chosen = Options(
         name=in_one_line(f"{rollout.name}, the rest")[:200],
         **_versions(rollout),
         policy=policy,
         criteria=[
             Criterion(model=model, organization=organization)
-            for model in models
-            for organization in organizations
+            for model in DeviceModel.objects.filter(pk__in=models)
+            for organization in owners
         ],
         rest_of=rollout,
     )
@@ -64,16 +65,14 @@ def _versions(rollout: Rollout) -> dict[str, Any]:
     return {"to_by_model": by_model}
 
 
-def _concerned(rollout: Rollout) -> tuple[list[DeviceModel], list[Organization]]:
-    """The models and the organizations of a rollout's devices.
+def _concerned(rollout: Rollout) -> tuple[set[int], set[int]]:
+    """The keys of the models and the organizations of a rollout's devices; one query.
 
     Looked up here: inside of a question about devices PostgreSQL took three seconds for 100,000.
     """
     targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
     found = list(targets.values_list("device__model", "device__organization").distinct())
-    models = DeviceModel.objects.filter(pk__in={model for model, _ in found} - {None})
-    owners = Organization.objects.filter(pk__in={owner for _, owner in found} - {None})
-    return list(models), list(owners)
+    return {model for model, _ in found if model}, {owner for _, owner in found if owner}
 
 
 def clone(

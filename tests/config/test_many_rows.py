@@ -50,4 +50,4 @@ def test_no_page_takes_more_queries_with_more_rows(client: Client) -> None:
     ContentType.objects.get_for_models(*apps.get_models())  # a process asks for them once
     few = costs(client, FEW)
     assert costs(client, MANY) == few
-    assert max(few.values()) < 35
+    assert max(few.values()) <= 35
