@@ -75,7 +75,7 @@ watch = Watch()
 REPEATED_EVERY = dt.timedelta(seconds=5)
 # A bridge that brings osd in so late hangs: others may have heard the device since.
 LATE = dt.timedelta(seconds=10)
-# And what comes so late may not undo a change that others have brought in since.
+# And what comes so late may not undo a change that has been brought in since.
 BRIEF = dt.timedelta(seconds=2)
 SOONEST = 0.75  # of the time between two looks at a device that always says the same
 
@@ -340,7 +340,8 @@ def _is_current(
     if late > _silence() or is_overtaken(message, device.topology_at, device.topology_seen_at):
         return False
     # Of two bridges one may hang with osd in its memory. Osd repeats itself, so that nothing is lost.
-    if message.kind is not Kind.OSD or late <= BRIEF:
+    brief = dt.timedelta() if settings.MQTT_SHARED_GROUP else BRIEF
+    if message.kind is not Kind.OSD or late <= brief:
         return True
     known = device.last_seen_at if late > LATE else device.changed_at
     return known is None or known <= heard_at

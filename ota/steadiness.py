@@ -79,13 +79,12 @@ def move(step: dt.timedelta, now: dt.datetime, *, is_first: bool = True) -> None
     """Moves the stored times of what is under way by a jump of the clock that ended at ``now``.
 
     Only those are moved that were written before it: after a jump back they lie in the future, after a
-    jump forward longer ago than the jump. Pauses lie ahead in any case: the first machine whose clock
-    makes a jump moves them.
+    jump forward longer ago than the jump. Pauses lie ahead in any case, and which failures count is a
+    matter of order: the first machine whose clock makes a jump moves these.
     """
     tasks = UpgradeTask.objects.filter(status__in=OPEN)
     moved: list[tuple[models.QuerySet[models.Model], tuple[str, ...]]] = [
         (tasks, ("sent_at", "replied_at", "progress_seen_at", "status_at")),
-        (Rollout.objects.filter(status__in=UNFINISHED), ("judged_from",)),
         (Wave.objects.filter(rollout__status__in=UNFINISHED), ("met_at",)),
         (ForeignUpgrade.objects.filter(finished_at=None), ("last_seen_at",)),
         (Device.objects.all(), ("last_seen_at", "online_since", *_SEEN)),
@@ -99,6 +98,10 @@ def move(step: dt.timedelta, now: dt.datetime, *, is_first: bool = True) -> None
             rows.filter(**old).update(**{column: F(column) + step})
     if is_first:
         tasks.filter(not_before__isnull=False).update(not_before=F("not_before") + step)
+        going = Rollout.objects.filter(status__in=UNFINISHED)
+        ended = UpgradeTask.objects.filter(rollout__in=going, finished_at__isnull=False)
+        ended.update(finished_at=F("finished_at") + step)
+        going.update(judged_from=F("judged_from") + step)
     tasks.update(checked_at=None, due_at=None)
 
 

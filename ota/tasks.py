@@ -27,8 +27,6 @@ from redis.lock import Lock
 from redis.retry import Retry
 
 from ota import checks, notices, rollouts, steadiness, uploads
-from ota.models import UpgradeTask
-from ota.states import TaskStatus
 from ota.upgrades import folding, limits, proof
 from ota.upgrades import issue as issuing
 
@@ -63,7 +61,7 @@ def advance() -> None:
 
 def tick(now: dt.datetime) -> list[int]:
     """Proofs, limits of time, waves and ends; returns the tasks that may be sent now."""
-    proof.confirm(UpgradeTask.objects.filter(status=TaskStatus.VERIFYING), now)
+    proof.confirm_quiet(now)
     if not steadiness.is_steady(now):
         return []
     limits.enforce(now)

@@ -314,6 +314,10 @@ class UpgradeTarget(reading.QuickModel):
         return "Downgrade" if is_back else self.get_upgrade_type_display()
 
     @property
+    def is_consistency(self) -> bool:
+        return self.upgrade_type == self.Type.CONSISTENCY
+
+    @property
     def is_confirmed(self) -> bool:
         return self.confirmed_at is not None
 

@@ -38,8 +38,7 @@ def _reason(rollout: Rollout, now: dt.datetime) -> str:
     if under_way := list(
         rollout.tasks.in_flight().order_by("pk").values_list("gateway__sn", flat=True)
     ):
-        is_heard = BridgeSession.objects.heard(now)
-        return "" if is_heard else _unheard(under_way, BridgeSession.objects.away(now).first())
+        return _of_silence(under_way, now)
     waiting = rollout.tasks.waiting().order_by("pk").values_list("gateway__sn", "waits_for")
     tasks = [(sn, [reason["code"] for reason in reasons]) for sn, reasons in waiting]
     stuck = [(sn, codes) for sn, codes in tasks if not _TIMES.intersection(codes)]
@@ -48,14 +47,31 @@ def _reason(rollout: Rollout, now: dt.datetime) -> str:
     return "" if tasks else _of_waves(rollout)
 
 
-def _unheard(under_way: list[str], away: BridgeSession | None) -> str:
+def _of_silence(under_way: list[str], now: dt.datetime) -> str:
+    """Why nobody hears how these go on; empty if somebody does."""
+    why = _silence(now)
+    if not why:
+        return ""
     are = count(len(under_way), "upgrade is", "upgrades are")
     they_end = "it ends" if len(under_way) == 1 else "they end"
-    why = f"bridge {away} is away" if away else "the MQTT bridge is not listening"
+    what, remedy = why
     return (
-        f"{are} under way, and {why}: nobody may hear how {they_end}. Start the bridge. "
+        f"{are} under way, and {what}: nobody may hear how {they_end}. {remedy}. "
         f"Look at {', '.join(under_way[:NAMED])}."
     )
+
+
+def _silence(now: dt.datetime) -> tuple[str, str] | None:
+    """Why we do not hear the docks, and what to do about it."""
+    heard = BridgeSession.objects.heard(now)
+    if heard is None:
+        away = BridgeSession.objects.away(now).first()
+        what = f"bridge {away} is away" if away else "the MQTT bridge is not listening"
+        return what, "Start the bridge"
+    if now - heard.until > AFTER:
+        what = "the MQTT bridge is more than a day behind"
+        return what, "It needs a faster machine, or a second bridge in its group"
+    return None
 
 
 def _of_tasks(stuck: list[tuple[str, list[str]]]) -> str:

@@ -4,6 +4,8 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from django.db.models import Q
+
 from database import bulk
 from fleet.models import Device
 from ota import live
@@ -13,6 +15,8 @@ from ota.states import TaskStatus
 from ota.upgrades.order import NEVER, Word, is_before
 
 UPGRADING = 3  # mode_code of a dock
+# A dock that upgrades says each few seconds how far it is.
+LULL = dt.timedelta(seconds=60)
 
 
 def confirm(tasks: UpgradeTaskQuerySet, now: dt.datetime) -> None:
@@ -30,7 +34,7 @@ def confirm(tasks: UpgradeTaskQuerySet, now: dt.datetime) -> None:
     proven = [
         task
         for task, found in by_task.items()
-        if all(target.is_confirmed for target in found) and _is_over(task)
+        if all(target.is_confirmed for target in found) and _is_over(task, found, now)
     ]
     moved = UpgradeTask.objects.move(
         [task.pk for task in proven],
@@ -40,6 +44,14 @@ def confirm(tasks: UpgradeTaskQuerySet, now: dt.datetime) -> None:
         percent=100,
     )
     live.announce((task.rollout_id, task.pk) for task in by_task if task.pk in moved)
+
+
+def confirm_quiet(now: dt.datetime) -> None:
+    """Of tasks whose devices may report nothing more: those whose time has come to be believed."""
+    seemed = Q(
+        targets__upgrade_type=UpgradeTarget.Type.CONSISTENCY, targets__confirmed_at__isnull=False
+    )
+    confirm(UpgradeTask.objects.filter(Q(status=TaskStatus.VERIFYING) | seemed), now)
 
 
 def shortfall(targets: Iterable[UpgradeTarget]) -> str:
@@ -66,8 +78,23 @@ def _is_after(at: dt.datetime | None, since: dt.datetime | None) -> bool:
     return at is not None and since is not None and at >= since
 
 
-def _is_over(task: UpgradeTask) -> bool:
-    return task.device_ok_at is not None or task.gateway.mode_code != UPGRADING
+def _is_over(task: UpgradeTask, targets: Sequence[UpgradeTarget], now: dt.datetime) -> bool:
+    """Whether nothing more comes.
+
+    An aircraft may say for a moment that it is consistent, as when not all its modules have started;
+    that is believed once the dock has told success, is back, or is quiet about the upgrade.
+    """
+    if task.device_ok_at is not None:
+        return True
+    if task.gateway.mode_code == UPGRADING:
+        return False
+    is_consistency = any(target.is_consistency for target in targets)
+    return not is_consistency or task.status == TaskStatus.VERIFYING or _is_quiet(task, now)
+
+
+def _is_quiet(task: UpgradeTask, now: dt.datetime) -> bool:
+    last = max(filter(None, (task.progress_seen_at, task.replied_at, task.sent_at)), default=now)
+    return now - last > LULL
 
 
 def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
@@ -95,8 +122,8 @@ def _is_proven(target: UpgradeTarget) -> bool:
 
 def _told(target: UpgradeTarget) -> Word:
     """When the device told what decides on its upgrade."""
-    device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
-    if is_consistency:
+    device = target.device
+    if target.is_consistency:
         return Word(device.compatible_reported_at, device.compatible_seen_at)
     return _version(target)
 
@@ -108,8 +135,8 @@ def _version(target: UpgradeTarget) -> Word:
 
 def has(target: UpgradeTarget) -> bool:
     """Whether the device is as the upgrade should leave it, by what it reported last."""
-    device, is_consistency = target.device, target.upgrade_type == UpgradeTarget.Type.CONSISTENCY
-    is_consistent = device.compatible_status == 0 or not is_consistency
+    device = target.device
+    is_consistent = device.compatible_status == 0 or not target.is_consistency
     return device.firmware_version == target.to_version and is_consistent
 
 

@@ -378,6 +378,19 @@ def test_what_hung_for_seconds_does_not_undo_what_another_bridge_took_in_since(
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("group", ["", "fleet"])
+def test_of_bridges_that_share_a_group_none_undoes_what_another_took_in_a_moment_ago(
+    settings: Settings, group: str
+) -> None:
+    """One bridge alone takes all in as it comes, so there what was brought in before was said before."""
+    settings.MQTT_SHARED_GROUP = group
+    dock = make_dock(mode_code=0, last_seen_at=timezone.now())
+    say(dock.sn, {"mode_code": 4})
+    osd_of_another_bridge(dock.sn, {"mode_code": 0}, 1)
+    assert stored(dock.sn).mode_code == (4 if group else 0)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_bridge_that_lags_behind_takes_in_what_changes() -> None:
     dock = make_dock(mode_code=0, changed_at=timezone.now() - dt.timedelta(seconds=9))
     osd_of_another_bridge(dock.sn, {"mode_code": 4}, 8)

@@ -121,6 +121,39 @@ def test_a_consistency_upgrade_is_proven_by_the_device_asking_no_more() -> None:
     assert status(task) == TaskStatus.OK
 
 
+def running_consistency(**fields: Any) -> UpgradeTask:
+    """Of an aircraft, whose dock has said a moment ago how far it is, and does not tell its mode."""
+    task = make_consistency_task(progress_seen_at=timezone.now(), percent=5, **fields)
+    UpgradeTask.objects.update(status=TaskStatus.IN_PROGRESS)
+    return task
+
+
+def test_while_the_dock_goes_on_being_consistent_for_a_moment_is_no_proof() -> None:
+    task = running_consistency()
+    report(task.gateway, compatible_status=0)
+    assert status(task) == TaskStatus.IN_PROGRESS
+    report(task.gateway, compatible_status=1)
+    proof.confirm_quiet(timezone.now() + dt.timedelta(minutes=2))
+    assert status(task) == TaskStatus.IN_PROGRESS
+    assert task.targets.get().confirmed_at is None
+
+
+def test_a_dock_that_falls_quiet_leaves_a_consistency_upgrade_to_the_report() -> None:
+    task = running_consistency()
+    report(task.gateway, compatible_status=0)
+    proof.confirm_quiet(timezone.now() + dt.timedelta(seconds=50))
+    assert status(task) == TaskStatus.IN_PROGRESS
+    proof.confirm_quiet(timezone.now() + dt.timedelta(seconds=70))
+    assert status(task) == TaskStatus.OK
+
+
+def test_a_consistency_upgrade_that_was_only_just_accepted_is_not_over() -> None:
+    task = running_consistency()
+    UpgradeTask.objects.update(status=TaskStatus.SENT, progress_seen_at=None)
+    report(task.gateway, compatible_status=0)
+    assert status(task) == TaskStatus.SENT
+
+
 def test_reports_decide_when_the_final_ok_never_comes() -> None:
     task = make_task(status=TaskStatus.IN_PROGRESS)
     report(task.gateway, firmware_version=NEW)

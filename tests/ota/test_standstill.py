@@ -115,6 +115,22 @@ def test_of_several_bridges_the_one_that_is_away_is_named(
     assert "bridge two is away" in told(task.rollout)[0]
 
 
+@pytest.mark.parametrize("is_over_a_day", [True, False])
+def test_a_bridge_that_falls_a_day_behind_is_told(
+    tomorrow: dt.datetime, *, is_over_a_day: bool
+) -> None:
+    up_to = tomorrow - dt.timedelta(hours=25 if is_over_a_day else 23)
+    make_listening(seen_at=tomorrow, behind_since=up_to)
+    task = make_task(rollout=make_rollout(), status=TaskStatus.IN_PROGRESS)
+    rollouts.standstill.tell(tomorrow)
+    text = (
+        "1 upgrade is under way, and the MQTT bridge is more than a day behind: nobody may hear how it "
+        "ends. It needs a faster machine, or a second bridge in its group. "
+        f"Look at {task.gateway.sn}."
+    )
+    assert told(task.rollout) == ([text] if is_over_a_day else [])
+
+
 @pytest.mark.parametrize("status", ["paused", "needs_approval", "canceled"])
 def test_only_what_runs_can_stand_still(tomorrow: dt.datetime, status: str) -> None:
     rollout = make_rollout(status=status)

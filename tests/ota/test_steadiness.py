@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from fleet.models import Device
 from mqtt_bridge.models import BridgeSession
-from ota import steadiness, tasks
+from ota import rollouts, steadiness, tasks
 from ota.models import Clock, Rollout, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_dock, make_listening, make_rollout, make_task
+from tests.make import make_dock, make_failed, make_listening, make_rollout, make_task
 
 pytestmark = pytest.mark.django_db
 
@@ -214,6 +214,21 @@ def test_a_jump_cuts_no_soak_time_short(machine: Machine) -> None:
     machine.jump(HOUR)
     machine.is_steady()
     assert rollout.wave_set.get().met_at == timezone.now()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_jump_changes_nothing_about_which_failures_count(machine: Machine, hours: int) -> None:
+    def ago(minutes: float) -> dt.datetime:
+        return timezone.now() - dt.timedelta(minutes=minutes)
+
+    rollout = make_rollout(judged_from=ago(20))
+    make_failed(rollout, finished_at=ago(30))
+    make_failed(rollout, finished_at=ago(10))
+    for step in (hours, -hours):
+        machine.jump(step * HOUR)
+        assert not machine.is_steady()
+        (standing,) = rollouts.standings([rollout.pk]).values()
+        assert (standing.judged, standing.failed) == (1, 1)
 
 
 def test_of_two_that_notice_a_jump_one_moves_the_times(machine: Machine) -> None:
