@@ -13,8 +13,6 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.base import ModelState
 from django.utils.dateparse import parse_datetime
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 
 
 class QuickModel(models.Model):
@@ -51,15 +49,6 @@ def attach(objects: Collection[models.Model], **related: Mapping[int, models.Mod
             one._state.fields_cache[name] = found.get(one.__dict__[f"{name}_id"])
 
 
-class _TimeLoader(Loader):
-    """A ``timestamptz`` of a connection whose zone is UTC, as Django's are."""
-
-    timezone = dt.UTC  # Django asks for it, and registers its own where another zone is wanted
-
-    def load(self, data: Buffer) -> dt.datetime:
-        return dt.datetime.fromisoformat(bytes(data).decode())
-
-
 def _sqlite_time(data: bytes) -> dt.datetime | None:
     """A ``datetime`` as Django writes it: in UTC, without saying so."""
     text = data.decode()
@@ -77,7 +66,9 @@ def prepare(connection: BaseDatabaseWrapper, **_: Any) -> None:
     here and not as an option of the connection, which poolers refuse.)
     """
     if connection.vendor == "postgresql":
-        connection.connection.adapters.register_loader("timestamptz", _TimeLoader)
+        from database.times import TimeLoader  # only here: the driver takes 8 MB of each process
+
+        connection.connection.adapters.register_loader("timestamptz", TimeLoader)
         connection.connection.execute("SET jit = off")
     elif connection.vendor == "sqlite":
         sqlite3.register_converter("datetime", _sqlite_time)

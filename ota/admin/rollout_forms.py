@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from ota.forms import MomentField, policy_field
 from ota.models import Rollout
 from ota.rollouts import InvalidPolicy
-from ota.rollouts.planning import refuse_times
+from ota.rollouts.options import refuse_times
 
 
 class ChangeForm(forms.Form):

@@ -5,11 +5,9 @@ from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
 from ota.rollouts.joining import Held, held_back, join
 from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch, missing_author
+from ota.rollouts.options import FIELDS, InvalidPolicy, Options
 from ota.rollouts.planning import (
-    FIELDS,
     Excluded,
-    InvalidPolicy,
-    Options,
     Plan,
     PlannedTarget,
     PlannedTask,

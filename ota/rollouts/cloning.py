@@ -11,7 +11,8 @@ from fleet.models import Device, DeviceModel, Organization
 from fleet.names import in_one_line
 from ota.models import Criterion, Rollout, UpgradeTarget
 from ota.rollouts.launching import launch
-from ota.rollouts.planning import FIELDS, Options, Plan, had
+from ota.rollouts.options import FIELDS, Options
+from ota.rollouts.planning import Plan, had
 
 
 def rest_of(rollout: Rollout) -> QuerySet[Device]:

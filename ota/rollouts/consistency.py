@@ -21,7 +21,7 @@ from ota import needs
 from ota.models import FirmwarePackage, OrganizationPolicy, UpgradeTarget, UpgradeTask
 from ota.needs import Need
 from ota.rollouts.launching import NothingToUpgrade, launch
-from ota.rollouts.planning import InvalidPolicy, Options
+from ota.rollouts.options import InvalidPolicy, Options
 from ota.states import PackageState
 from ota.upgrades import hours
 

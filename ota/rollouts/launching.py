@@ -18,15 +18,8 @@ from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeT
 from ota.models.upgrades import new_bid
 from ota.needs import Reason
 from ota.rollouts import course
-from ota.rollouts.planning import (
-    Excluded,
-    InvalidPolicy,
-    Options,
-    Plan,
-    PlannedTarget,
-    PlannedTask,
-    plan,
-)
+from ota.rollouts.options import InvalidPolicy, Options
+from ota.rollouts.planning import Excluded, Plan, PlannedTarget, PlannedTask, plan
 from ota.states import TaskStatus
 
 Kind = RolloutEvent.Kind

@@ -18,16 +18,16 @@ from fleet.models import Site
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.rollouts import course
-from ota.rollouts.planning import (
+from ota.rollouts.options import (
     FIELDS,
     NO_LIST,
     InvalidPolicy,
     clean,
-    may_grow,
     refuse_closed,
     refuse_past,
     refuse_times,
 )
+from ota.rollouts.planning import may_grow
 from ota.states import OPEN, UNFINISHED, RolloutStatus, TaskStatus
 from ota.upgrades import proof
 
