@@ -230,7 +230,7 @@ def database(name: str, default: str, root: Path) -> dict[str, Any]:
         entry: dict[str, Any] = environ.Env.db_url_config(value)
         # Kept connections pile up under ASGI, one for each thread that ever served a request.
         options = {"connect_timeout": 5} | entry.get("OPTIONS", {})
-        return entry | {"CONN_MAX_AGE": 0, "OPTIONS": options}
+        return entry | {"ENGINE": "database.postgres", "CONN_MAX_AGE": 0, "OPTIONS": options}
     # With two slashes the folder would be taken for a host.
     before, _, file = value.partition("sqlite:///")
     if before or not file:
@@ -245,7 +245,7 @@ def database(name: str, default: str, root: Path) -> dict[str, Any]:
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
+    return {"ENGINE": "database.sqlite", "NAME": str(path), "OPTIONS": options}
 
 
 def storage(name: str, default: str, root: Path) -> dict[str, Any]:

@@ -1,13 +1,10 @@
-"""Teaches Django the lookups ``among`` and ``in``, and prepares each new connection."""
+"""Teaches Django the lookups ``among`` and ``in``."""
 
 from django.apps import AppConfig
-from django.db.backends.signals import connection_created
 
 
 class DatabaseConfig(AppConfig):
     name = "database"
 
     def ready(self) -> None:
-        from database import among, reading, within  # noqa: F401 (two register their lookups)
-
-        connection_created.connect(reading.prepare)
+        from database import among, within  # noqa: F401 (they register their lookups)

@@ -287,7 +287,8 @@ class Device(reading.QuickModel):
 
     @property
     def kind(self) -> str:
-        return self.model.kind if self.model else DeviceModel.Kind.UNKNOWN
+        model = self.model
+        return model.kind if model else DeviceModel.Kind.UNKNOWN
 
     @property
     def is_dock(self) -> bool:

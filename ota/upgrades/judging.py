@@ -278,20 +278,20 @@ def _end(
 
 def _obsolete(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
     """Why a target must not be upgraded any more; empty if it may. Notes one that has it already."""
-    device = target.device
-    gateway = needs.gateway_of(device)
-    if gateway is None or gateway.pk != task.gateway_id:
-        return f"{device.sn} is not behind dock {task.gateway.sn} any more"
-    if device.organization_id is None or device.organization_id != task.gateway.organization_id:
+    device, dock, package = target.device, task.gateway, target.package
+    owner, gateway = dock.organization_id, needs.gateway_of(device)
+    if gateway is None or gateway.pk != dock.pk:
+        return f"{device.sn} is not behind dock {dock.sn} any more"
+    if device.organization_id is None or device.organization_id != owner:
         return f"{device.sn} and its dock are not bound to one organization any more"
-    if not task.gateway.is_bound:
-        return f"{task.gateway.sn} is in its organization only because another dock said so"
-    if task.organization_id not in {None, task.gateway.organization_id}:
-        return f"{task.gateway.sn} belongs to another organization than when this was planned"
-    if target.package.state == PackageState.WITHDRAWN:
-        return f"package {target.package} was withdrawn"
-    if device.model_id not in target.package.model_ids:
-        return f"package {target.package} does not fit {device.sn}, a {device.model}"
+    if not dock.is_bound:
+        return f"{dock.sn} is in its organization only because another dock said so"
+    if task.organization_id not in {None, owner}:
+        return f"{dock.sn} belongs to another organization than when this was planned"
+    if package.state == PackageState.WITHDRAWN:
+        return f"package {package} was withdrawn"
+    if device.model_id not in package.model_ids:
+        return f"package {package} does not fit {device.sn}, a {device.model}"
     return _already(task, target, situation.now) or _superseded(task, target, situation)
 
 
@@ -311,9 +311,11 @@ def _already(task: UpgradeTask, target: UpgradeTarget, now: dt.datetime) -> str:
 
 def _superseded(task: UpgradeTask, target: UpgradeTarget, situation: Situation) -> str:
     """What the system has started by itself gives way to a regular upgrade."""
-    newest = situation.library.package(target.device.model_id)
-    has_newer = newest and newest.version_number > (target.device.firmware_number or 0)
-    if has_newer and task.rollout.is_automatic and not target.is_confirmed:
+    if target.is_confirmed or not task.rollout.is_automatic:
+        return ""
+    device = target.device
+    newest = situation.library.package(device.model_id)
+    if newest and newest.version_number > (device.firmware_number or 0):
         return f"{newest} is in the library by now, and a regular upgrade goes first"
     return ""
 

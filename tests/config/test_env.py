@@ -233,7 +233,7 @@ def test_sqlite_waits_for_its_lock_and_writes_ahead(
 def test_postgres_is_taken_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://fleet:p%40ss@db:5433/fleet")
     entry = env.database("DATABASE_URL", "", tmp_path)
-    assert entry["ENGINE"] == "django.db.backends.postgresql"
+    assert entry["ENGINE"] == "database.postgres"
     assert (entry["HOST"], entry["PORT"], entry["PASSWORD"]) == ("db", 5433, "p@ss")
 
 

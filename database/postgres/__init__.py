@@ -1,0 +1,1 @@
+"""Django's PostgreSQL with quicker times: ``ENGINE = "database.postgres"``."""

@@ -1,0 +1,1 @@
+"""Django's SQLite with quicker times: ``ENGINE = "database.sqlite"``."""
