@@ -10,7 +10,7 @@ from database.among import Question
 from mqtt_bridge.envelope import Message
 from ota import states
 from ota.messages import Report
-from ota.models import UpgradeTask
+from ota.models import TaskEvent, UpgradeTask
 from ota.states import TaskStatus
 from ota.upgrades.order import Word
 
@@ -74,14 +74,26 @@ def match(messages: Reports) -> tuple[list[Matched], Reports]:
     found = [Standing(*values) for values in _OF_BIDS.rows(bids)]
     by_bid = {(task.bid, task.sn): task for task in found}
     by_sn = _taken([message for message in messages if (message.bid, message.sn) not in by_bid])
-    matched, foreign = [], []
+    matched, foreign, revenants = [], [], []
     for message in messages:
         task = by_bid.get((message.bid, message.sn)) or by_sn.get(message.sn)
-        if task is None or (not message.data.is_end and is_revenant(message, task)):
+        if task is None:
             foreign.append(message)
+        elif not message.data.is_end and is_revenant(message, task):
+            revenants.append((message, task))
         else:
             matched.append((message, task))
+    known = _known([message for message, _ in revenants])
+    foreign += [message for message, _ in revenants if message.digest not in known]
     return matched, foreign
+
+
+def _known(messages: Reports) -> set[str]:
+    """The digests of those that came before the end too: the broker sends them again."""
+    if not messages:
+        return set()
+    lines = TaskEvent.objects.filter(key__in={message.digest for message in messages})
+    return {key.hex for key in lines.values_list("key", flat=True) if key}
 
 
 def _taken(messages: Reports) -> dict[str, Standing]:

@@ -233,6 +233,23 @@ def test_a_dock_that_goes_on_with_a_command_we_gave_up_is_blocked() -> None:
     assert ForeignUpgrade.objects.get().gateway == task.gateway
 
 
+def test_what_comes_again_after_the_end_is_no_upgrade_of_somebody_else() -> None:
+    """A bridge was killed before its acknowledgement, and the dock's clock cannot be believed."""
+    task = make_task(status=TaskStatus.IN_PROGRESS)
+    running, failed = (
+        envelope(data, "ota_progress", bid=task.bid, timestamp=978_307_200_000 + number)
+        for number, data in enumerate((progress(percent=12), progress("failed", 12, result=312022)))
+    )
+    topic = f"thing/product/{task.gateway.sn}/events"
+    UpgradeTask.objects.update(retries=TRIED)
+    pipeline.process([received(topic, running), received(topic, failed)])
+    task.refresh_from_db()
+    assert task.status == TaskStatus.FAILED
+    pipeline.process([received(topic, one, is_again=True) for one in (running, failed)])
+    assert not ForeignUpgrade.objects.exists()
+    assert task.events.filter(kind="progress").count() == 2
+
+
 def test_progress_of_a_dock_that_nobody_knows_is_dropped() -> None:
     message = envelope(progress(), "ota_progress")
     pipeline.process([received("thing/product/NOBODY1/events", message)])
