@@ -14,19 +14,17 @@ from ota.rollouts.launching import launch
 from ota.rollouts.planning import FIELDS, Options, Plan, had
 
 
-def rest_of(rollout: Rollout) -> QuerySet[Device]:
-    """All other devices of the models and organizations that a rollout has.
+def rest_of(rollout: Rollout, among: QuerySet[Device] | None = None) -> QuerySet[Device]:
+    """All other devices of the models and organizations that a rollout has, or those of them ``among`` some.
 
     What was canceled before it was sent is among them. Who needs nothing, or is being upgraded, is
     left out by the plan.
     """
     models, organizations = _concerned(rollout)
     # Asked once for all: from each device to its upgrades took minutes with a million of them.
-    return (
-        Device.objects.filter(model__in=models, organization__in=organizations)
-        .exclude(pk__in=had(rollout))
-        .order_by("sn")
-    )
+    devices = Device.objects.all() if among is None else among
+    alike = devices.filter(model__in=models, organization__in=organizations)
+    return alike.exclude(pk__in=had(rollout)).order_by("sn")
 
 
 def options_of(rollout: Rollout, **other: Any) -> Options:

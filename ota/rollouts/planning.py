@@ -282,7 +282,8 @@ def usual_policy(devices: QuerySet[Device], *, is_list: bool = False) -> dict[st
 
     ``is_list`` tells that they were chosen by criteria and not picked by hand.
     """
-    concerned = set(devices.order_by().values_list("organization", flat=True)) - {None}
+    owners = devices.order_by().values_list("organization", flat=True).distinct()
+    concerned = set(owners) - {None}
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
     return _policy(concerned, preferred, is_list=is_list)
 

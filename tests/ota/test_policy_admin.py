@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from fleet.models import Device
 from ota import rollouts
@@ -48,6 +50,17 @@ def test_a_policy_is_made(administrator: Client) -> None:
     dock = make_dock(organization=policy.organization)
     usual = rollouts.usual_policy(Device.objects.filter(pk=dock.pk))
     assert usual["waves"] == "1, 10%, rest"
+
+
+def test_whose_policy_it_is_is_read_once_for_each_organization() -> None:
+    organization = make_organization()
+    for _ in range(3):
+        make_dock(organization=organization)
+    with CaptureQueriesContext(connection) as queries:
+        rollouts.usual_policy(Device.objects.all())
+    with connection.cursor() as cursor:
+        cursor.execute(queries[0]["sql"])
+        assert cursor.fetchall() == [(organization.pk,)]
 
 
 @pytest.mark.parametrize(
