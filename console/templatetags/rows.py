@@ -66,8 +66,9 @@ def _rows(cl: PagedChangeList, columns: list[_Column]) -> Iterator[UnfoldResultL
         page = cl.url_for_result(row)
         if filters is None:  # which the links to all rows carry on
             filters = add_preserved_filters(kept, page).removeprefix(page)
-        cells = (_cell(column, row, f"{page}{filters}") for column in columns)
-        yield UnfoldResultList(row, None, cells)
+        cells = [_cell(column, row, f"{page}{filters}") for column in columns]
+        # As one: the template does something for each.
+        yield UnfoldResultList(row, None, [SafeString("".join(cells))])
 
 
 def _cell(column: _Column, row: Any, page: str) -> SafeString:
