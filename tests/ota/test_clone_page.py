@@ -192,6 +192,19 @@ def test_no_question_looks_for_devices_among_devices(operator: Client, acme: Org
     assert max(asked) == 1
 
 
+def test_whose_devices_they_are_and_what_they_got_is_asked_once(
+    operator: Client, acme: Organization
+) -> None:
+    rollout = make_done(acme)
+    make_dock(organization=acme)
+    with CaptureQueriesContext(connection) as queries:
+        operator.get(address(rollout))
+    asked = [query["sql"] for query in queries if "SELECT DISTINCT" in query["sql"]]
+    of_targets = [sql for sql in asked if 'AS "device__model"' in sql]
+    assert len(of_targets) == 2  # for the rest, and for the choices
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("may_see", [True, False])
 def test_a_rollout_that_nobody_shows_has_no_rest(acme: Organization, may_see: bool) -> None:
     make_listening()
