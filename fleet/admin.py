@@ -199,6 +199,7 @@ class DeviceAdmin(ListAdmin[Device]):
     list_filter_submit = True
     list_fullwidth = True
     list_per_page = 50
+    change_list_template = "console/long_list.html"
     paginator = KeyPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER

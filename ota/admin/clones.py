@@ -63,5 +63,4 @@ class RestFilter(DropdownFilter):
         if not chosen:
             return queryset
         rollout = _shown(request, chosen)
-        rest = rollouts.rest_of(rollout) if rollout else Device.objects.none()
-        return queryset.filter(pk__in=rest.order_by().values("pk"))
+        return rollouts.rest_of(rollout, queryset) if rollout else queryset.none()

@@ -163,8 +163,10 @@ class UpgradableDeviceAdmin(DeviceAdmin):
             messages.error(request, "The list that the devices were chosen from does not exist.")
             return redirect("admin:fleet_device_changelist")
         original, by = clones.original(request, chosen), criteria.of(chosen)
-        usual = rollouts.usual_policy(devices, is_list=bool(by or original))
-        form = RolloutForm(choices, _models(devices, choices), usual, by, original)
+        pairs = devices.order_by().values_list("model", "organization").distinct()
+        models, owners = ({pair[of] for pair in pairs} for of in (0, 1))
+        usual = rollouts.usual_policy(owners, is_list=bool(by or original))
+        form = RolloutForm(choices, models | _aircraft(choices), usual, by, original)
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
@@ -264,16 +266,15 @@ def _reasons(answer: Answer) -> list[str]:
     return [reason.text for reason in answer.blockers]
 
 
-def _models(devices: QuerySet[Device], choices: QueryDict) -> set[int | None]:
-    """Of the devices, and of all aircraft where those behind the devices are chosen too.
+def _aircraft(choices: QueryDict) -> set[int]:
+    """The models of all aircraft, where those behind the chosen devices are chosen too.
 
     Which ones these are would be asked of each of a hundred thousand docks.
     """
-    found: set[int | None] = set(devices.order_by().values_list("model", flat=True).distinct())
-    if choices.get("with_aircraft"):
-        aircraft = DeviceModel.objects.filter(kind=DeviceModel.Kind.AIRCRAFT)
-        found |= set(aircraft.values_list("pk", flat=True))
-    return found
+    if not choices.get("with_aircraft"):
+        return set()
+    aircraft = DeviceModel.objects.filter(kind=DeviceModel.Kind.AIRCRAFT)
+    return set(aircraft.values_list("pk", flat=True))
 
 
 def _planned(form: RolloutForm, devices: QuerySet[Device], now: dt.datetime) -> Plan | None:

@@ -15,19 +15,20 @@ from ota.rollouts.options import FIELDS, Options
 from ota.rollouts.planning import Plan, had
 
 
-def rest_of(rollout: Rollout) -> QuerySet[Device]:
-    """All other devices of the models and organizations that a rollout has.
+def rest_of(rollout: Rollout, among: QuerySet[Device] | None = None) -> QuerySet[Device]:
+    """All other devices of the models and organizations that a rollout has, or those of them ``among`` some.
 
     What was canceled before it was sent is among them. Who needs nothing, or is being upgraded, is
     left out by the plan.
     """
-    models, organizations = _concerned(rollout)
-    # Asked once for all: from each device to its upgrades took minutes with a million of them.
-    return (
-        Device.objects.filter(model__in=models, organization__in=organizations)
-        .exclude(pk__in=had(rollout))
-        .order_by("sn")
+    given = _given(rollout)
+    devices = Device.objects.all() if among is None else among
+    alike = devices.filter(
+        model__in={model for model, _, _ in given},
+        organization__in={organization for _, organization, _ in given},
     )
+    # Asked once for all: from each device to its upgrades took minutes with a million of them.
+    return alike.exclude(pk__in=had(rollout)).order_by("sn")
 
 
 def options_of(rollout: Rollout, **other: Any) -> Options:
@@ -38,15 +39,15 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     that differ.
     """
     policy = {name: getattr(rollout, name) for name in FIELDS} | other.pop("policy", {})
-    models, organizations = _concerned(rollout)
-    owners = list(Organization.objects.filter(pk__in=organizations))
+    given = _given(rollout)
+    owners = list(Organization.objects.filter(pk__in={owner for _, owner, _ in given}))
     chosen = Options(
         name=in_one_line(f"{rollout.name}, the rest")[:200],
-        **_versions(rollout),
+        **_versions(rollout, given),
         policy=policy,
         criteria=[
             Criterion(model=model, organization=organization)
-            for model in DeviceModel.objects.filter(pk__in=models)
+            for model in DeviceModel.objects.filter(pk__in={model for model, _, _ in given})
             for organization in owners
         ],
         rest_of=rollout,
@@ -54,26 +55,28 @@ def options_of(rollout: Rollout, **other: Any) -> Options:
     return chosen._replace(**other)
 
 
-def _versions(rollout: Rollout) -> dict[str, Any]:
+# Of devices that got something: their model, their organization, and the version as a number.
+Given = set[tuple[int | None, int | None, int]]
+
+
+def _versions(rollout: Rollout, given: Given) -> dict[str, Any]:
     """What its devices got: one version as ``to``, several by their models."""
     if rollout.target_version:
         return {"to": rollout.target_version}
-    targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
-    found = targets.values_list("device__model", "package__version_number").distinct()
-    by_model = dict(sorted(found.exclude(device__model=None)))
+    by_model = dict(sorted((model, number) for model, _, number in given if model))
     if len(set(by_model.values())) == 1:
         return {"to": versions.text(next(iter(by_model.values())))}
     return {"to_by_model": by_model}
 
 
-def _concerned(rollout: Rollout) -> tuple[set[int], set[int]]:
-    """The keys of the models and the organizations of a rollout's devices; one query.
+def _given(rollout: Rollout) -> Given:
+    """What a rollout gave to whom, the same once; one query.
 
     Looked up here: inside of a question about devices PostgreSQL took three seconds for 100,000.
     """
     targets = UpgradeTarget.objects.filter(task__rollout=rollout).order_by()
-    found = list(targets.values_list("device__model", "device__organization").distinct())
-    return {model for model, _ in found if model}, {owner for _, owner in found if owner}
+    fields = ("device__model", "device__organization", "package__version_number")
+    return set(targets.values_list(*fields).distinct())
 
 
 def clone(

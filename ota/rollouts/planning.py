@@ -212,12 +212,12 @@ def _policy(
     return common | {"limit_in_flight": settings.LIMIT_IN_FLIGHT}
 
 
-def usual_policy(devices: QuerySet[Device], *, is_list: bool = False) -> dict[str, Any]:
-    """The policy of a rollout for the devices unless somebody chooses otherwise; two queries.
+def usual_policy(owners: Collection[int | None], *, is_list: bool = False) -> dict[str, Any]:
+    """The policy of a rollout for devices of these organizations unless somebody chooses otherwise; one query.
 
-    ``is_list`` tells that they were chosen by criteria and not picked by hand.
+    ``is_list`` tells that the devices were chosen by criteria and not picked by hand.
     """
-    concerned = set(devices.order_by().values_list("organization", flat=True)) - {None}
+    concerned = set(owners) - {None}
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
     return _policy(concerned, preferred, is_list=is_list)
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -179,6 +181,28 @@ def test_the_list_of_the_rest_says_whose_it_is(operator: Client, acme: Organizat
     rest = make_dock(organization=acme)
     page = context(operator, f"/admin/fleet/device/?rest_of={rollout.pk}")
     assert list(page["cl"].queryset) == [rest]
+
+
+def test_no_question_looks_for_devices_among_devices(operator: Client, acme: Organization) -> None:
+    rollout = make_done(acme)
+    make_dock(organization=acme)
+    with CaptureQueriesContext(connection) as queries:
+        operator.get(address(rollout))
+    asked = [query["sql"].count('FROM "fleet_device"') for query in queries]
+    assert max(asked) == 1
+
+
+def test_whose_devices_they_are_and_what_they_got_is_asked_once(
+    operator: Client, acme: Organization
+) -> None:
+    rollout = make_done(acme)
+    make_dock(organization=acme)
+    with CaptureQueriesContext(connection) as queries:
+        operator.get(address(rollout))
+    asked = [query["sql"] for query in queries if "SELECT DISTINCT" in query["sql"]]
+    of_targets = [sql for sql in asked if 'AS "device__model"' in sql]
+    assert len(of_targets) == 2  # for the rest, and for the choices
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("may_see", [True, False])
