@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from channels.auth import get_user
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -100,6 +101,13 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         self._mistakes = 0
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+
+    async def dispatch(self, message: Any) -> None:
+        """As channels does it, but without a visit to the database's thread, dear and at times busy.
+
+        Connections that are too old are closed by ``database_sync_to_async``: nothing else here reads.
+        """
+        await getattr(self, get_handler_name(message))(message)
 
     async def connect(self) -> None:
         self._rollout_id: int = self.scope["url_route"]["kwargs"]["rollout_id"]

@@ -1,6 +1,7 @@
 """Live updates over the websocket: who may watch, what is sent, and how often."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -292,6 +293,28 @@ async def test_a_wrong_message_is_answered_and_harms_nothing(watch: Open, wrong:
     await one.send_to(text_data=wrong)
     assert (await one.receive_json_from())["type"] == "error"
     await one.send_json_to({"page": 1})
+    assert (await one.receive_json_from())["type"] == "page"
+
+
+async def test_a_message_is_answered_while_the_database_is_slow(
+    watch: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, begun, may_end = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    full = rows.full
+
+    def slow(rollout_id: int, wanted: View) -> State:
+        loop.call_soon_threadsafe(begun.set)
+        assert may_end.wait(WAIT)
+        return full(rollout_id, wanted)
+
+    monkeypatch.setattr(rows, "full", slow)
+    one = await watch()
+    await begun.wait()
+    await one.send_to(text_data="no json")
+    try:
+        assert (await one.receive_json_from())["type"] == "error"
+    finally:
+        may_end.set()
     assert (await one.receive_json_from())["type"] == "page"
 
 
