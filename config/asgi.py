@@ -12,6 +12,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.urls import path, re_path  # noqa: E402
 
+from mqtt_bridge import garbage  # noqa: E402
 from ota.consumers import RolloutConsumer, refuse_unknown  # noqa: E402
 
 websockets = URLRouter(
@@ -26,3 +27,4 @@ application = ProtocolTypeRouter(
         "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(websockets)),
     }
 )
+garbage.leave_startup()  # else all browsers wait for a tenth of a second now and then

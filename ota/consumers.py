@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 from weakref import WeakKeyDictionary
 
 from channels.auth import get_user
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -101,6 +102,13 @@ class RolloutConsumer(AsyncWebsocketConsumer):
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
 
+    async def dispatch(self, message: Any) -> None:
+        """As channels does it, but without a visit to the database's thread, dear and at times busy.
+
+        Connections that are too old are closed by ``database_sync_to_async``: nothing else here reads.
+        """
+        await getattr(self, get_handler_name(message))(message)
+
     async def connect(self) -> None:
         self._rollout_id: int = self.scope["url_route"]["kwargs"]["rollout_id"]
         code = await self._refusal() or await self._absence()
@@ -121,20 +129,21 @@ class RolloutConsumer(AsyncWebsocketConsumer):
             await self.channel_layer.group_discard(live.group(self._rollout_id), self.channel_name)
 
     async def tasks_changed(self, event: dict[str, Any]) -> None:
-        """From ``live.announce``; only what concerns this browser is kept."""
-        if event["ids"] is None:  # more than are told by their keys
+        """From ``live.announce``, keys in order; only what concerns this browser is kept."""
+        ids = event["ids"]
+        # Too many for their keys, or nobody knows yet which of them matter: thousands would be kept.
+        if ids is None or self._shown is None:
             self._has_all_changed = True
         else:
-            ids = set(event["ids"])
-            self._changed |= ids if self._shown is None else self._concerning(ids, self._shown)
+            self._changed |= self._concerning(ids, self._shown)
         self._tell()
 
-    def _concerning(self, ids: set[int], shown: tuple[int, ...]) -> set[int]:
+    def _concerning(self, ids: list[int], shown: tuple[int, ...]) -> set[int]:
         """Those that the browser shows, and one that is new: keys grow, so it comes last, if there is room."""
-        newest = max(ids, default=0)
+        newest = ids[-1]
         has_room = not self._view.task and len(shown) < rows.PAGE
         is_new = has_room and newest > max(shown, default=0)
-        return ids.intersection(shown) | ({newest} if is_new else set())
+        return set(shown).intersection(ids) | ({newest} if is_new else set())
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:

@@ -1,6 +1,7 @@
 """Live updates over the websocket: who may watch, what is sent, and how often."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -216,6 +217,22 @@ async def test_the_first_task_appears_where_there_was_none(watch: Open, rollout:
     assert [task["id"] for task in update["tasks"]] == [made.pk]
 
 
+@pytest.fixture
+def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[int]]:
+    """The keys of each reading of changes."""
+    found: list[frozenset[int]] = []
+    changes = rows.changes
+
+    def spy(
+        rollout_id: int, wanted: View, shown: tuple[int, ...], changed: frozenset[int]
+    ) -> State:
+        found.append(changed)
+        return changes(rollout_id, wanted, shown, changed)
+
+    monkeypatch.setattr(rows, "changes", spy)
+    return found
+
+
 @pytest.mark.parametrize(
     ("query", "size", "place"),
     [("", 2, -1), ("?page=2", 2, 0), ("?task={first}", 50, -1)],
@@ -225,21 +242,12 @@ async def test_a_change_elsewhere_is_not_looked_for_among_what_is_shown(
     watch: Open,
     rollout: Rollout,
     monkeypatch: pytest.MonkeyPatch,
+    looked_for: list[frozenset[int]],
     query: str,
     size: int,
     place: int,
 ) -> None:
     monkeypatch.setattr(rows, "PAGE", size)
-    looked_for: list[frozenset[int]] = []
-    changes = rows.changes
-
-    def spy(
-        rollout_id: int, wanted: View, shown: tuple[int, ...], changed: frozenset[int]
-    ) -> State:
-        looked_for.append(changed)
-        return changes(rollout_id, wanted, shown, changed)
-
-    monkeypatch.setattr(rows, "changes", spy)
     pks = await sync_to_async(keys)(rollout)
     one = await watch(query.format(first=pks[0]))
     await one.receive_json_from()
@@ -293,6 +301,58 @@ async def test_a_wrong_message_is_answered_and_harms_nothing(watch: Open, wrong:
     assert (await one.receive_json_from())["type"] == "error"
     await one.send_json_to({"page": 1})
     assert (await one.receive_json_from())["type"] == "page"
+
+
+class SlowPages:
+    """A page's reading that does not end until it may."""
+
+    def __init__(self) -> None:
+        self._loop, self._full = asyncio.get_running_loop(), rows.full
+        self.begun, self.may_end = asyncio.Event(), threading.Event()
+
+    def __call__(self, rollout_id: int, wanted: View) -> State:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.may_end.wait(WAIT)
+        return self._full(rollout_id, wanted)
+
+
+@pytest.fixture
+async def slow_pages(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowPages]:
+    slow = SlowPages()
+    monkeypatch.setattr(rows, "full", slow)
+    yield slow
+    slow.may_end.set()
+
+
+async def ask(one: Browser) -> None:
+    """Has the browser told something: what came before has been taken in then."""
+    for _ in range(2):
+        await one.send_to(text_data="no json")
+        assert (await one.receive_json_from())["type"] == "error"
+
+
+async def test_a_message_is_answered_while_the_database_is_slow(
+    watch: Open, slow_pages: SlowPages
+) -> None:
+    one = await watch()
+    await slow_pages.begun.wait()
+    await ask(one)
+    slow_pages.may_end.set()
+    assert (await one.receive_json_from())["type"] == "page"
+
+
+async def test_of_what_changes_while_the_page_is_read_only_what_it_shows_is_looked_for(
+    watch: Open, rollout: Rollout, slow_pages: SlowPages, looked_for: list[frozenset[int]]
+) -> None:
+    pks = await sync_to_async(keys)(rollout)
+    one = await watch()
+    await slow_pages.begun.wait()
+    await announce(rollout, *range(pks[0], pks[0] + live.MOST))
+    await ask(one)
+    slow_pages.may_end.set()
+    assert (await one.receive_json_from())["type"] == "page"
+    assert [task["id"] for task in (await one.receive_json_from())["tasks"]] == pks
+    assert looked_for == [frozenset({0, *pks})]
 
 
 async def test_a_burst_of_changes_is_sent_four_times_a_second_at_most(
