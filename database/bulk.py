@@ -82,7 +82,7 @@ def insert_new(model: type[models.Model], columns: Columns, key: str) -> set[Any
         new = _insert_new_on_postgres(model, found, field)
         return set(given) if new is None else {v for v in given if field.to_python(v) in new}
     # SQLite's ``executemany`` returns nothing; only one writes at a time, so a look before will do.
-    stored = _stored(field, given)
+    stored = next(column.values for column in found if column.field is field)
     known = _known_on_sqlite(model, field, stored)
     _insert(model, found, "ON CONFLICT DO NOTHING")
     return {value for value, key in zip(given, stored, strict=True) if key not in known}
@@ -192,9 +192,13 @@ def _insert(model: type[models.Model], columns: Sequence[_Column], tail: str) ->
         if connection.vendor == "postgresql":
             cursor.execute(*_inserting_arrays(model, columns, tail))
             return
+        alike = [column.is_same for column in columns]
+        once = [c.values[0] for c, is_same in zip(columns, alike, strict=True) if is_same]
+        many = [c.values for c, is_same in zip(columns, alike, strict=True) if not is_same]
         # The first column tells rows from those that fill up the last step.
-        values, steps = _steps([[1] * len(columns[0].values), *(c.values for c in columns)])
-        named = ", ".join(f"column{number}" for number in range(2, len(columns) + 2))
+        values, steps = _steps([[1] * len(columns[0].values), *many], once)
+        numbers = itertools.count(2)
+        named = ", ".join("%s" if is_same else f"column{next(numbers)}" for is_same in alike)
         head = f"{_into(model, columns)} SELECT {named} FROM ({values}) WHERE column1"
         cursor.executemany(f"{head} {tail}", steps)
 
@@ -212,18 +216,21 @@ def _into(model: type[models.Model], columns: Sequence[_Column]) -> str:
     return f"INSERT INTO {_quoted(model._meta.db_table)} ({names})"
 
 
-def _steps(columns: Sequence[Sequence[Any]]) -> tuple[str, list[list[Any]]]:
+def _steps(
+    columns: Sequence[Sequence[Any]], once: Sequence[Any] = ()
+) -> tuple[str, list[list[Any]]]:
     """What SQLite runs for many rows at once: their VALUES as a text, and the parameters of each run.
 
-    All runs are of one length, so that they are one statement: empty rows fill up the last one.
+    All runs are of one length, so that they are one statement: empty rows fill up the last one. Each begins
+    with what all rows have ``once``.
     """
     rows = list(zip(*columns, strict=True))
-    most = (connection.features.max_query_params or 999) // len(columns)
+    most = ((connection.features.max_query_params or 999) - len(once)) // len(columns)
     number = most if len(rows) >= 2 * most else 1
     rows += [(None,) * len(columns)] * (-len(rows) % number)
     row = f"({', '.join(['%s'] * len(columns))})"
     starts = range(0, len(rows), number)
-    runs = [[*itertools.chain.from_iterable(rows[at : at + number])] for at in starts]
+    runs = [[*once, *itertools.chain.from_iterable(rows[at : at + number])] for at in starts]
     return f"VALUES {', '.join([row] * number)}", runs
 
 
