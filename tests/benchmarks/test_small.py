@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from benchmarks.__main__ import TOPICS
+from benchmarks.__main__ import KNOWN
 from benchmarks.results import Result
 from tests.processes import ROOT
 
@@ -78,6 +78,14 @@ def pages(found: Sequence[Result]) -> None:
     assert notes(found, r"^(\d+) devices, and 10 of few rows$") == [20]
 
 
+def soak(found: Sequence[Result]) -> None:
+    by_name = {one.what: one.ours for one in found}
+    names = ("upgrades planned", "upgrades at docks", "ok at docks", "proven")
+    assert [by_name[name] for name in names] == [9] * 4
+    assert by_name["effects that were lost or doubled"] == 0, found[0].note
+    assert by_name["reports of docks"] > 9
+
+
 def tick(found: Sequence[Result]) -> None:
     _, idle = notes(found, r"^(\d+) queries$")
     assert 10 <= idle <= 20
@@ -95,12 +103,13 @@ COUNTED: dict[str, Callable[[Sequence[Result]], None]] = {
     "ingest": ingest,
     "launch": launch,
     "pages": pages,
+    "soak": soak,
     "tick": tick,
     "upload": upload,
 }
 
 
-@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("topic", KNOWN)
 def test_a_benchmark_runs_small_and_counts_what_it_should(topic: str) -> None:
     found = small(topic)
     assert {result.topic for result in found} == {topic}
