@@ -37,6 +37,9 @@ def browsers(found: Sequence[Result]) -> None:
     by_name = {one.what: one.ours for one in found}
     assert 0 < by_name["age of a change in the browser, p99"] < 60_000
     assert by_name["frames a second, of the browser that got most"] > 0
+    peers = {one.what: one.peer_name for one in found if one.peer_name}
+    assert list(peers.values()) == ["each sent on"]
+    assert all("40 updates a second" in what for what in peers)
 
 
 def command(found: Sequence[Result]) -> None:
