@@ -13,6 +13,7 @@ test: $(VENV)/.checks
 
 # All topics, or TOPICS="launch upload": writes docs/benchmarks.md.
 bench: $(VENV)/.checks
+	@.ci/system-packages
 	$(BIN)/python -m benchmarks $(TOPICS)
 
 format: $(VENV)/.checks

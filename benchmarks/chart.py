@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 80, 180, 46, 40
 # Of a middle brightness, and apart for those who see few colours; each line has its name at its end.
-COLOURS = ("#0f7fbf", "#d1603d", "#2e9b6b", "#a367c9", "#b58900")
+COLOURS = ("#0f7fbf", "#d1603d", "#2e9b6b", "#a367c9", "#b58900", "#7d8b99")
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#444}.title{font-size:14px;font-weight:600}"
     ".grid{stroke:#888;stroke-opacity:.3}"

@@ -82,7 +82,7 @@ def measured(size: Size, docks: int) -> Iterable[Result]:
 
 
 def compared(database: str, docks: int, rounds: Sequence[Rates], used: float) -> Iterable[Result]:
-    what = f"{docks:,} commands a second, rows and all, {database}"
+    what = f"commands to {docks:,} docks, a second, rows and all, {database}"
     ours = [rates.ours for rates in rounds]
     peers: list[tuple[str, list[float], str]] = [
         ("bare paho, no rows", [rates.bare for rates in rounds], ">= 1.0 x"),
@@ -96,9 +96,11 @@ def compared(database: str, docks: int, rounds: Sequence[Rates], used: float) ->
     sent = UpgradeTask.objects.filter(status=TaskStatus.SENT).count()
     if sent != docks:
         raise RuntimeError(f"{sent} of {docks} commands were sent")
-    doubtful = TaskEvent.objects.filter(kind=TaskEvent.Kind.NOTE).count()
+    confirmed = sent - TaskEvent.objects.filter(kind=TaskEvent.Kind.NOTE).count()
+    if confirmed != docks:
+        raise RuntimeError(f"the broker confirmed {confirmed} of {docks} commands")
     yield Result(
-        TOPIC, f"commands that the broker confirmed, {database}", sent - doubtful, "docks", docks
+        TOPIC, f"commands that the broker confirmed, {database}", confirmed, "docks", docks
     )
 
 

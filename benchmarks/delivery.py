@@ -202,7 +202,9 @@ def result(what: str, rounds: list[tuple[Figure, Figure]], goal: str) -> Result:
     ours, peer = ([figure.rate for figure in side] for side in zip(*rounds, strict=True))
     figures = [figure for both in rounds for figure in both]
     right, clients = sum(one.right for one in figures), sum(one.clients for one in figures)
-    note = f"right bytes: {right} of {clients}, after {sum(one.cuts for one in figures)} cuts"
+    if right != clients:
+        raise RuntimeError(f"{what}: {clients - right} of {clients} clients have wrong bytes")
+    note = f"all bytes right at {clients} clients, after {sum(one.cuts for one in figures)} cuts"
     ratio = results.ratio(ours, peer)
     return Result(TOPIC, what, median(ours), "nginx", median(peer), "MB/s", ratio, goal, note)
 

@@ -341,8 +341,9 @@ def latency(place: Place) -> Iterator[Result]:
     """From the moment a message goes out to the commit of its row, by PostgreSQL's own clock."""
     for rate, goal in ((1000, "<= 25"), (5000, "<= 50")):
         found = [delayed(place, rate) for _ in range(place.size.rounds)]
-        half, most, cores, late = (statistics.median(values) for values in zip(*found, strict=True))
-        note = f"median {half:.0f} ms, {cores:.2f} cores of the bridge; {lateness(late)}"
+        half, most, cores, _ = (statistics.median(values) for values in zip(*found, strict=True))
+        late = lateness(max(one.late for one in found))
+        note = f"median {half:.0f} ms, {cores:.2f} cores of the bridge; {late}"
         what = f"from publish to commit at {rate:,}/s, 99 of 100, PostgreSQL"
         yield Result(TOPIC, what, most, unit="ms", goal=goal, note=note)
 
@@ -389,10 +390,10 @@ def fleet(place: Place) -> Iterator[Result]:
     bridges = [place.bridge(MQTT_CLIENT_ID=name, MQTT_SHARED_GROUP="fleet") for name in names]
     for bridge in bridges:
         bridge.wait_for_line("connected to")
-    made = load.telemetry(pairs(), number * 4)
-    first = place.pour(made, 0, number * 2)  # many come online with it
+    osd = load.telemetry(pairs(), number * 4)
+    first = place.pour(osd, 0, number * 2)  # many come online with it
     before, began = place.processor(bridges), time.monotonic()
-    sent = place.pour(made, 0, number * 2)
+    sent = place.pour(osd, 0, number * 2)
     seconds = time.monotonic() - began
     cores = (place.processor(bridges) - before) / seconds
     memory = max(machine.memory(bridge.pid) for bridge in bridges)
@@ -400,8 +401,11 @@ def fleet(place: Place) -> Iterator[Result]:
     for name in names:
         load.forget(place.broker.url, name)
     what = f"osd of {number:,} docks at {number * 2:,}/s over two bridges"
-    note = f"{taken / (first.messages + sent.messages):.1%} came; {lateness(sent.late)}"
-    yield Result(TOPIC, f"{what}: their cores", cores, unit="cores", goal="<= 2", note=note)
+    late, made = lateness(sent.late), first.messages + sent.messages
+    yield Result(TOPIC, f"{what}: their cores", cores, unit="cores", goal="<= 2", note=late)
+    # The broker promises nothing for osd, so that some may be lost where a machine is too small.
+    note = f"of {made:,}"
+    yield Result(TOPIC, f"{what}: messages lost", made - taken, goal="<= 0", note=note)
     yield Result(TOPIC, f"{what}: the larger one", memory, unit="MB", goal="<= 200")
 
 

@@ -141,7 +141,7 @@ def _await_all(line: socket.socket) -> None:
 
 def _pour(line: socket.socket, packets: Sequence[bytes], rate: float, seconds: float) -> Sent:
     """So many a second, each with the time at which it goes out."""
-    began = time.monotonic()
+    began, at = time.monotonic(), 0.0  # when the next of them are due
     source, sent, late = itertools.cycle(packets), 0, 0.0
     line.setblocking(False)
     with selectors.DefaultSelector() as selector:
@@ -152,8 +152,9 @@ def _pour(line: socket.socket, packets: Sequence[bytes], rate: float, seconds: f
             packed = b"".join(itertools.islice(source, due)).replace(STAMP.encode(), stamp)
             _send_all(line, packed)
             sent += due
-            late = max(late, time.monotonic() - began - now)
-            while selector.select(max(0.0, now + TICK - (time.monotonic() - began))):
+            late = max(late, time.monotonic() - began - at)
+            at = now + TICK
+            while selector.select(max(0.0, at - (time.monotonic() - began))):
                 line.recv(65536)
     return Sent(sent, time.monotonic() - began, late)
 

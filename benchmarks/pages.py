@@ -1,7 +1,8 @@
 """The console with many rows, each page beside the same page with few: ``python -m benchmarks pages``.
 
 Both databases are open at once and asked in turn, each page through Django's whole stack of middleware, as an
-administrator's browser asks. A page is to take at most one and a half times as long, or less than 100 ms.
+administrator's browser asks. A page is to take at most one and a half times as long, or less than 100 ms. The work of a
+preview grows with what is chosen: that of a whole model is compared by the device.
 """
 
 import datetime as dt
@@ -14,6 +15,7 @@ from urllib.parse import urlencode
 import psycopg
 from django.contrib.auth import get_user_model
 from django.db import connections
+from django.db.models import Q
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -22,7 +24,7 @@ from django.utils import timezone
 from benchmarks import filling, ground, results
 from benchmarks.filling import Amounts
 from benchmarks.results import Result, Size
-from fleet.models import Device, Organization, Site
+from fleet.models import Device, DeviceModel, Organization, Site
 from ota.admin import clones
 from ota.models import FirmwarePackage, Rollout, UpgradeTask
 from ota.needs import Need
@@ -36,7 +38,8 @@ LISTS = (
 )
 PAGE = 50  # rows of the lists of devices and of tasks
 CHOSEN = 1000  # devices of the smaller preview
-
+# Every fourth dock with its aircraft: as many as a rollout takes where there are many.
+WHOLE = "preview of all docks of a model with aircraft"
 
 TOPIC = "pages"
 GOAL = 100.0  # ms
@@ -53,8 +56,10 @@ def run(size: Size) -> Iterable[Result]:
         for database, url in found.items():
             few, many = (SMALL if size is Size.SMALL else FULL)[database]
             consoles = _Console(url, few), _Console(_another(url), many)
-            for name in list(consoles[1].urls)[:: 10 if size is Size.SMALL else 1]:
+            names = [name for name in consoles[1].urls if name != WHOLE]
+            for name in names[:: 10 if size is Size.SMALL else 1]:
                 yield _compared(f"{name}, {database}", name, consoles, size)
+            yield _a_device(f"{WHOLE}, {database}", consoles, size)
             for console in consoles:
                 console.close()
 
@@ -88,6 +93,14 @@ class _Console:
             raise RuntimeError(f"{name}: {self.urls[name]} answers {reply.status_code}")
         return 1000 * seconds
 
+    def planned(self) -> int:
+        """How many devices are chosen for the preview of a whole model, which must not be refused."""
+        connections["default"] = self.connection
+        reply: Any = self.client.get(self.urls[WHOLE])
+        if not reply.context_data["preview"]:
+            raise RuntimeError(f"{WHOLE} is refused")
+        return 2 * Device.objects.filter(model__key=filling.DOCKS[1]).count()
+
     def close(self) -> None:
         self.connection.close()
 
@@ -112,6 +125,21 @@ def _compared(what: str, name: str, consoles: Sequence[_Console], size: Size) ->
     return Result(
         TOPIC, what, median(many), peer, median(few), "ms", ratio, goal, f"{queries} queries"
     )
+
+
+def _a_device(what: str, consoles: Sequence[_Console], size: Size) -> Result:
+    """The preview of a whole model by the device, since the larger fleet has more of them."""
+    numbers = [console.planned() for console in consoles]
+    rounds = [[console.ask(WHOLE) for console in consoles] for _ in range(size.rounds)]
+    few, many = (
+        [1000 * found[side] / number for found in rounds] for side, number in enumerate(numbers)
+    )
+    ratio = results.ratio(many, few, less_is_better=True)
+    note = f"{numbers[1]:,} devices, and {numbers[0]:,} of few rows"
+    return Result(
+        TOPIC, f"{what}: a device", median(many), "few rows", median(few), "us", ratio,
+        ">= 0.67 x", note,
+    )  # fmt: skip
 
 
 def addresses() -> dict[str, str]:
@@ -163,9 +191,12 @@ def _of_devices() -> Iterator[tuple[str, str]]:
         yield f"devices, {name}", _list("fleet_device", **query)
     yield "device: a dock", reverse("admin:fleet_device_change", args=[dock.pk])
     preview = reverse("admin:fleet_device_upgrade")
-    some = Device.objects.order_by("pk").values_list("pk", flat=True)[:CHOSEN]
+    of_few = Q(pk__lte=CHOSEN // 2) | Q(gateway__lte=CHOSEN // 2)  # half of them aircraft
+    some = Device.objects.filter(of_few).values_list("pk", flat=True)
     yield "preview of 1,000 devices", f"{preview}?{urlencode({'pks': ','.join(map(str, some))})}"
-    yield "preview of all devices", f"{preview}?{urlencode({'query': ''})}"
+    model = DeviceModel.objects.get(key=filling.DOCKS[1])
+    whole = {"query": urlencode({"model__id__exact": model.pk}), "with_aircraft": "on"}
+    yield WHOLE, f"{preview}?{urlencode(whole)}"
 
 
 def _of_tasks() -> Iterator[tuple[str, str]]:

@@ -188,7 +188,7 @@ class Stage:
         simulator.terminate(60)
         docks = json.loads(simulator.output.strip().rpartition("\n")[2])
         _until(lambda: _reports() >= docks["reports"], "the last reports", 60, must=False)
-        return _totals(docks, self.folder / "docks.json"), docks
+        return _totals(self.plan, docks, self.folder / "docks.json"), docks
 
 
 @contextmanager
@@ -312,10 +312,14 @@ def _folded() -> int:
     return FoldedReports.objects.aggregate(sum=Sum("reports"))["sum"] or 0
 
 
-def _totals(docks: Mapping[str, Any], state: Path) -> Totals:
+def _totals(plan: Course, docks: Mapping[str, Any], state: Path) -> Totals:
+    outcomes = docks["outcomes"]
+    ended = sum(number for name, number in outcomes.items() if not name.startswith("refused"))
+    ok = outcomes.get("ok", 0)
     sent = UpgradeTask.objects.filter(attempt__gt=0)
     due = sent.aggregate(tasks=Count("pk"), again=Sum("retries"))
     return Totals(
+        upgrades_planned=plan.docks,  # each is in one of the rollouts
         commands_sent=TaskEvent.objects.filter(kind=TaskEvent.Kind.COMMAND).count(),
         commands_at_docks=docks["commands"],
         upgrades_due=due["tasks"] + (due["again"] or 0),
@@ -324,7 +328,8 @@ def _totals(docks: Mapping[str, Any], state: Path) -> Totals:
         reports_in_history=_in_history(),
         reports_folded=_folded(),
         proven=UpgradeTask.objects.filter(status=TaskStatus.OK).count(),
-        ok_at_docks=docks["outcomes"].get("ok", 0),
+        ok_at_docks=ok,
+        failed_at_docks=ended - ok,
         open_tasks=UpgradeTask.objects.open().count(),
         foreign_upgrades=ForeignUpgrade.objects.count(),
         wrong_versions=_wrong_versions(json.loads(state.read_text())),
@@ -345,7 +350,7 @@ def _results(
         _say(sentence)
     note = (
         "; ".join(wrong)
-        or f"{plan.seconds / 60:.0f} minutes, {plan.docks} docks, killed: {', '.join(found.kills)}"
+        or f"{plan.seconds / 60:.2g} minutes, {plan.docks} docks, killed: {', '.join(found.kills)}"
     )
     yield Result(TOPIC, "effects that were lost or doubled", len(wrong), goal="<= 0", note=note)
     for name, value in totals._asdict().items():

@@ -9,6 +9,7 @@ seconds ago is not compared again (``is_known``): it costs reading the message a
 
 import collections
 import datetime as dt
+import itertools
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -280,10 +281,8 @@ def forget(sns: Iterable[str]) -> None:
 
 def _remember(said: Iterable[_Said], held: Mapping[str, Facts]) -> None:
     """Notes osd that agrees with what the database holds now; what contradicts it is known no more."""
-    if len(compared) > _MOST_COMPARED:
-        compared.clear()
     for sn, facts in held.items():
-        before = compared.get(sn, ())
+        before = compared.pop(sn, ())  # it goes to the end: who was looked at longest ago is first
         compared[sn] = [one for one in before if _agrees(one.told, facts)]
     for message, facts, firmware in said:
         told = facts | firmware
@@ -292,6 +291,7 @@ def _remember(said: Iterable[_Said], held: Mapping[str, Facts]) -> None:
             at = message.received_at
             new = _Compared(message.data, told, at, _until(at, others))
             compared[message.sn] = [*others, new][-_MOST_OF_ONE:]
+    forget(list(itertools.islice(compared, max(len(compared) - _MOST_COMPARED, 0))))
 
 
 def _until(now: dt.datetime, others: Sequence[_Compared]) -> dt.datetime:

@@ -32,6 +32,21 @@ def test_ten_times_the_docks_cost_about_ten_times_as_much(part: str) -> None:
     assert many / few == pytest.approx(10, rel=0.1)
 
 
+def test_bridges_that_get_messages_in_turn_look_at_nearly_all_of_them() -> None:
+    by_topic, in_turn = (
+        growth.need(growth.fleet(100_000)._replace(by_topic=by_topic)) for by_topic in (True, False)
+    )
+    assert growth.osd_cost(2, by_topic=False) == pytest.approx(44, abs=1)
+    assert growth.osd_cost(14, by_topic=False) == pytest.approx(85, abs=1)
+    assert in_turn.bridge / by_topic.bridge > 2
+    assert in_turn.bridges / by_topic.bridges > 2
+
+
+def test_a_single_bridge_costs_the_same_however_messages_are_dealt() -> None:
+    costs = [growth.osd_cost(1, by_topic=by_topic) for by_topic in (True, False)]
+    assert costs[0] == costs[1]
+
+
 def test_the_chart_has_a_line_and_a_name_for_each_part() -> None:
     root = ET.fromstring(chart.logarithmic("A & B", ["1", "10"], {"a": [1, 10], "b": [2, 5]}))  # noqa: S314
     names = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}

@@ -6,6 +6,7 @@ from benchmarks.growing import Sample, grown
 from benchmarks.totals import Totals, disagreements
 
 AGREED = Totals(
+    upgrades_planned=10,
     commands_sent=10,
     commands_at_docks=10,
     upgrades_due=10,
@@ -15,6 +16,7 @@ AGREED = Totals(
     reports_folded=200,
     proven=10,
     ok_at_docks=10,
+    failed_at_docks=0,
     open_tasks=0,
     foreign_upgrades=0,
     wrong_versions=0,
@@ -47,6 +49,23 @@ def test_each_disagreement_is_told(field: str, value: int, sentence: str) -> Non
     told = list(disagreements(AGREED._replace(**{field: value})))
     assert len(told) == 1
     assert sentence in told[0]
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_ends_that_agree_on_nothing_or_on_twice_as_much_as_was_planned_are_told(times: int) -> None:
+    """As when no rollout began, or when what had succeeded was tried again."""
+    counts = {name: times * value for name, value in AGREED._asdict().items()}
+    told = list(disagreements(Totals(**counts | {"upgrades_planned": 10})))
+    assert told == [
+        f"{10 * times} upgrades were due, 10 were planned and 0 failed at docks",
+        f"docks completed {10 * times} upgrades, 10 were planned",
+    ]
+
+
+def test_an_upgrade_that_failed_at_its_dock_may_be_tried_again() -> None:
+    again = dict.fromkeys(("upgrades_due", "upgrades_at_docks"), 11)
+    assert not list(disagreements(AGREED._replace(failed_at_docks=1, **again)))
+    assert list(disagreements(AGREED._replace(**again)))
 
 
 def life(*memory: float) -> list[Sample]:

@@ -450,6 +450,19 @@ def test_all_that_a_device_says_is_compared_anew_together() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_of_more_devices_than_there_is_room_for_those_looked_at_longest_ago_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(telemetry, "_MOST_COMPARED", 2)
+    first, second, third = (make_dock().sn for _ in range(3))
+    for sn in (first, second):
+        osd(sn, {"mode_code": 4})
+    osd(first, {"mode_code": 0})
+    osd(third, {"mode_code": 4})
+    assert list(telemetry.compared) == [first, third]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_who_always_says_the_same_was_seen_ten_seconds_ago_at_most() -> None:
     """Or with its next osd, two seconds later: how long it is silent before it is offline hangs on it."""
     dock = make_dock()
