@@ -247,6 +247,8 @@ def _beginning(rollout: Rollout) -> str:
 
 
 def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
+    if standing.proves_nothing:
+        return f"waits for a click: {rollouts.nothing_proven(last, standing)}"
     if last.met_at and rollout.asks_between_waves:
         return "waits for a click"
     if last.met_at:

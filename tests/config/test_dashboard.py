@@ -444,6 +444,19 @@ def test_a_rollout_whose_next_wave_waits_for_a_click_stands_there(viewer: Client
     assert list(attention(viewer)) == ["rollout waiting for a click to open the next wave"]
 
 
+def test_a_rollout_stands_there_whose_wave_was_canceled_whole_while_something_waits_behind_it(
+    viewer: Client,
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout, status=TaskStatus.CANCELED)
+    second = make_wave(rollout, 2, opened_at=None)
+    assert attention(viewer) == {}
+    make_task(rollout=rollout, wave=second)
+    assert list(attention(viewer)) == ["rollout waiting for a click to open the next wave"]
+    make_task(rollout=rollout, status=TaskStatus.OK)
+    assert attention(viewer) == {}
+
+
 # Numbers and their words
 
 

@@ -268,6 +268,13 @@ def test_a_wave_whose_gate_is_met_waits_for_a_click_or_the_soak_time() -> None:
     assert says(rollout) == "waits for a click"
 
 
+def test_a_wave_behind_one_that_was_canceled_whole_waits_for_a_click() -> None:
+    rollout = in_two_waves()
+    rollout.tasks.filter(wave__number=1).update(status=S.CANCELED)
+    told = "waits for a click: nothing of wave 1 was proven, because all of it was canceled"
+    assert says(rollout) == told
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
