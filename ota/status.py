@@ -5,7 +5,7 @@ Keys and their order are what ``--json`` promises; times are ISO 8601, sizes byt
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.auth.models import User
 
@@ -18,6 +18,17 @@ from ota.rollouts import Standing
 from ota.states import TaskStatus
 
 Document = dict[str, Any]
+
+
+class Tally(NamedTuple):
+    """How many tasks have each status, those that none has included: all, and without those retried."""
+
+    all: dict[str, int]
+    current: dict[str, int]
+
+    @property
+    def retried(self) -> int:
+        return sum(self.all.values()) - sum(self.current.values())
 
 
 def of_device(answer: Answer, now: dt.datetime) -> Document:
@@ -156,7 +167,21 @@ def pause_reason(rollout: Rollout) -> str | None:
 
 def counts(rollout: Rollout) -> dict[str, int]:
     """How many tasks have each status, those that none has included; one query."""
-    return dict.fromkeys((str(status) for status in TaskStatus), 0) | rollout.tasks.shares()
+    return _none() | rollout.tasks.shares()
+
+
+def tally(rollout: Rollout) -> Tally:
+    """The same, and without the tasks that were retried; one query."""
+    found = Tally(_none(), _none())
+    for word, is_retried, number in rollout.tasks.shares_with_retried():
+        found.all[word] += number
+        if not is_retried:
+            found.current[word] += number
+    return found
+
+
+def _none() -> dict[str, int]:
+    return dict.fromkeys((str(status) for status in TaskStatus), 0)
 
 
 def is_over(found: dict[str, int]) -> bool:

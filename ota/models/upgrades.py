@@ -27,6 +27,14 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         """How many have which status, those that none has left out; one query."""
         return dict(self.order_by().values_list("status").annotate(models.Count("pk")))
 
+    def shares_with_retried(self) -> list[tuple[str, bool, int]]:
+        """How many have which status, those that another task tries again on their own; one query."""
+        retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
+        is_retried = models.Q(resolved_at__isnull=False) & models.Q(models.Exists(retry))
+        again = models.ExpressionWrapper(is_retried, models.BooleanField())
+        found = self.order_by().annotate(is_retried=again).values_list("status", "is_retried")
+        return list(found.annotate(models.Count("pk")))
+
     def open(self) -> Self:
         return self.filter(status__in=states.OPEN)
 
@@ -54,6 +62,13 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         """Without those that another task tries again; these are resolved, so few are looked up."""
         retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
         return self.filter(models.Q(resolved_at=None) | ~models.Exists(retry))
+
+    def retried(self) -> Self:
+        """Those that another task tries again; what ``not_retried`` leaves out."""
+        retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
+        # That they have ended without success says nothing new, and has the index of those that have.
+        ended = models.Q(finished_at__isnull=False, status__in=states.UNSUCCESSFUL)
+        return self.filter(ended, models.Exists(retry), resolved_at__isnull=False)
 
     def needing_attention(self) -> Self:
         """Ended without success, and nobody has retried or dismissed them yet."""

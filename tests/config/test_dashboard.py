@@ -486,13 +486,11 @@ def test_one_is_not_called_many(viewer: Client) -> None:
     assert "1 of 1 upgrade finished" in text(viewer.get(PAGE))
 
 
-def test_a_dock_that_is_upgraded_again_counts_as_two_upgrades_and_not_as_two_docks(
-    viewer: Client,
-) -> None:
+def test_an_upgrade_that_is_tried_again_counts_once(viewer: Client) -> None:
     rollout = make_rollout()
     make_failed(rollout)
     rollouts.retry(rollout, timezone.now())
-    assert "1 of 2 upgrades finished" in text(viewer.get(PAGE))
+    assert "0 of 1 upgrade finished" in text(viewer.get(PAGE))
 
 
 def test_the_tiles_of_the_fleet_count_one_and_many(viewer: Client) -> None:
