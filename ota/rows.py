@@ -243,14 +243,11 @@ def _stand(rollout: Rollout, wave: Wave, before: tuple[Wave, Standing] | None) -
         return f"open since {terms.moment(wave.opened_at)}"
     if rollout.status not in states.UNFINISHED:
         return "was never opened"
-    if before is None:
-        return _beginning(rollout)
-    last, standing = before
-    if last.opened_at is None:
-        return f"comes after wave {last.number}"
+    if before and before[0].opened_at is None:
+        return f"comes after wave {before[0].number}"
     if rollout.status == Rollout.Status.PAUSED:
         return "waits until the rollout is resumed"
-    return _gate(rollout, last, standing)
+    return _gate(rollout, *before) if before else _beginning(rollout)
 
 
 def _beginning(rollout: Rollout) -> str:
