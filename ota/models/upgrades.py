@@ -27,14 +27,6 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         """How many have which status, those that none has left out; one query."""
         return dict(self.order_by().values_list("status").annotate(models.Count("pk")))
 
-    def shares_with_retried(self) -> list[tuple[str, bool, int]]:
-        """How many have which status, those that another task tries again on their own; one query."""
-        retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
-        is_retried = models.Q(resolved_at__isnull=False) & models.Q(models.Exists(retry))
-        again = models.ExpressionWrapper(is_retried, models.BooleanField())
-        found = self.order_by().annotate(is_retried=again).values_list("status", "is_retried")
-        return list(found.annotate(models.Count("pk")))
-
     def open(self) -> Self:
         return self.filter(status__in=states.OPEN)
 
