@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
 from django.urls import reverse
@@ -271,12 +271,7 @@ def _attention(request: HttpRequest, found: dict[str, Any], now: dt.datetime) ->
 def _undecided() -> list[Tile]:
     """What waits for somebody's decision; three queries."""
     failed = UpgradeTask.objects.needing_attention().count()
-    gate = Wave.objects.filter(
-        rollout=OuterRef("rollout"), number=OuterRef("number") - 1, met_at__isnull=False
-    )
-    running = {"rollout__status": Rollout.Status.RUNNING, "rollout__asks_between_waves": True}
-    stopped = Wave.objects.filter(Exists(gate), opened_at=None, **running)
-    clicks = stopped.values_list("rollout", flat=True).distinct()
+    clicks = _waves_for_a_click().values_list("rollout", flat=True).distinct()
     approvals = Rollout.objects.filter(status=Rollout.Status.NEEDS_APPROVAL)
     return [
         _waiting_rollouts(
@@ -290,6 +285,19 @@ def _undecided() -> list[Tile]:
             "danger",
         ),
     ]
+
+
+def _waves_for_a_click() -> "QuerySet[Wave, Wave]":
+    """Whose gate is met where somebody wants to be asked, or whose last wave was canceled whole."""
+    last = Wave.objects.filter(rollout=OuterRef("rollout"), number=OuterRef("number") - 1)
+    tasks = UpgradeTask.objects.filter(wave=OuterRef("pk"))
+    proves_nothing = ~Exists(tasks.exclude(status=TaskStatus.CANCELED))
+    waiting = UpgradeTask.objects.filter(
+        rollout=OuterRef("rollout"), wave__opened_at=None, status=TaskStatus.PENDING
+    )
+    asks = Q(Exists(last.filter(met_at__isnull=False)), rollout__asks_between_waves=True)
+    asks |= Q(Exists(last.filter(proves_nothing, opened_at__isnull=False)), Exists(waiting))
+    return Wave.objects.filter(asks, rollout__status=Rollout.Status.RUNNING, opened_at=None)
 
 
 def _waiting_rollouts(what: str, found: "QuerySet[Any, int]", status: str) -> Tile:

@@ -9,9 +9,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.text import capfirst
 
+from console.counts import count
 from console.sizes import shown_size
 from ota import downloads, rollouts, states, status, terms
 from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
+from ota.models.upgrades import UpgradeTaskQuerySet
 from ota.rollouts import Standing
 from ota.states import TaskStatus
 from ota.upgrades import retries
@@ -93,14 +95,23 @@ def _number(value: Any, least: int = 1) -> int:
 
 
 def counts(rollouts: Sequence[Rollout]) -> dict[int, Counts]:
-    """How many tasks of each of many rollouts have which status; those that have ended know it; one query."""
+    """How many tasks of each of many rollouts have which status, without those that were retried.
+
+    Those that have ended know how many they are in all; two queries.
+    """
     none = dict.fromkeys(map(str, TaskStatus), 0)
     found = {one.pk: none | _final(one) for one in rollouts}
-    going = [one.pk for one in rollouts if one.finished_at is None]
-    tasks = UpgradeTask.objects.filter(rollout__in=going).order_by()
-    for pk, word, number in tasks.values_list("rollout", "status").annotate(Count("pk")):
+    going = UpgradeTask.objects.filter(rollout__in=[one for one in rollouts if not one.finished_at])
+    for pk, word, number in _by_rollout(going.not_retried()):
         found[pk][word] = number
+    ended = UpgradeTask.objects.filter(rollout__in=[one for one in rollouts if _final(one)])
+    for pk, word, number in _by_rollout(ended.retried()):
+        found[pk][word] -= number
     return found
+
+
+def _by_rollout(tasks: UpgradeTaskQuerySet) -> Iterable[tuple[int, str, int]]:
+    return tasks.order_by().values_list("rollout", "status").annotate(Count("pk"))
 
 
 def _final(rollout: Rollout) -> Counts:
@@ -111,13 +122,16 @@ def total(found: Counts, statuses: Iterable[TaskStatus]) -> int:
     return sum(found[one] for one in statuses)
 
 
-def summary(found: Counts) -> str:
-    """The share of proven tasks in words; 100 % only when each is."""
+def summary(found: Counts, retried: int = 0) -> str:
+    """The share of proven tasks in words; 100 % only when each is that was not retried."""
     tasks = sum(found.values())
     if not tasks:
         return "No tasks"
     proven = found[TaskStatus.OK]
-    return f"{proven:,} of {tasks:,} proven ({100 * proven // tasks} %)"
+    share = f"{proven:,} of {tasks:,} proven ({100 * proven // tasks} %)"
+    if not retried:
+        return share
+    return f"{share}; {count(retried, 'earlier failure was', 'earlier failures were')} retried"
 
 
 def full(rollout_id: int, wanted: View) -> State:
@@ -148,9 +162,9 @@ class _Overview:
 
     def __init__(self, rollout_id: int, wanted: View) -> None:
         self.rollout = Rollout.objects.get(pk=rollout_id)
-        self.counts = status.counts(self.rollout)
+        self.tally = status.tally(self.rollout)
         self.wanted = wanted
-        self.pages = max(1, -(-total(self.counts, wanted.statuses) // PAGE))
+        self.pages = max(1, -(-total(self.tally.all, wanted.statuses) // PAGE))
         self.page = min(wanted.page, self.pages)
 
     def state(self, keys: tuple[int, ...]) -> State:
@@ -164,10 +178,11 @@ class _Overview:
                 "status": self.rollout.status,
                 "status_label": self.rollout.get_status_display(),
                 "colour": states.COLOURS.get(self.rollout.status, ""),
-                "summary": summary(self.counts),
+                "summary": summary(self.tally.current, self.tally.retried),
                 "pause_reason": status.pause_reason(self.rollout) or "",
             },
-            "counts": self.counts,
+            "counts": self.tally.all,
+            "shares": self.tally.current,
             "pages": self.pages,
             "waves": of_waves(self.rollout),
             "stamp": self._stamp(),
@@ -195,7 +210,7 @@ class _Overview:
         if not keys:
             return []
         found = UpgradeTask.objects.filter(pk__in=keys).order_by("pk")
-        found = found.select_related("gateway", "wave")
+        found = found.select_related("gateway", "wave", "retried_as")
         found = found.prefetch_related("targets__device", "downloads__package")
         return in_words(list(found), self.rollout)
 
@@ -228,14 +243,11 @@ def _stand(rollout: Rollout, wave: Wave, before: tuple[Wave, Standing] | None) -
         return f"open since {terms.moment(wave.opened_at)}"
     if rollout.status not in states.UNFINISHED:
         return "was never opened"
-    if before is None:
-        return _beginning(rollout)
-    last, standing = before
-    if last.opened_at is None:
-        return f"comes after wave {last.number}"
+    if before and before[0].opened_at is None:
+        return f"comes after wave {before[0].number}"
     if rollout.status == Rollout.Status.PAUSED:
         return "waits until the rollout is resumed"
-    return _gate(rollout, last, standing)
+    return _gate(rollout, *before) if before else _beginning(rollout)
 
 
 def _beginning(rollout: Rollout) -> str:
@@ -247,6 +259,8 @@ def _beginning(rollout: Rollout) -> str:
 
 
 def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
+    if standing.proves_nothing:
+        return f"waits for a click: {rollouts.nothing_proven(last, standing)}"
     if last.met_at and rollout.asks_between_waves:
         return "waits for a click"
     if last.met_at:
@@ -264,7 +278,7 @@ def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
 def in_words(tasks: Sequence[UpgradeTask], rollout: Rollout) -> list[Row]:
     """A rollout's tasks as rows: what scripts get of them too, and the words that people read.
 
-    Their ``gateway``, ``targets__device`` and ``downloads__package`` have been fetched.
+    Their ``gateway``, ``retried_as``, ``targets__device`` and ``downloads__package`` have been fetched.
     """
     documents = zip(tasks, status.of_tasks(tasks, rollout), strict=True)
     return [_row(task, document, rollout) for task, document in documents]
@@ -277,12 +291,17 @@ def _row(task: UpgradeTask, document: status.Document, rollout: Rollout) -> Row:
         "url": reverse("admin:ota_upgradetask_change", args=[task.pk]),
         "gateway_name": task.gateway.callsign,
         "gateway_url": reverse("admin:fleet_device_change", args=[task.gateway_id]),
-        "status_label": task.get_status_display(),
+        "status_label": _label(task),
         "colour": states.COLOURS.get(task.status, ""),
         "progress": progress(task),
         "note": note(task, rollout),
         "targets": [target_row | _target(target) for target, target_row in targets],
     }
+
+
+def _label(task: UpgradeTask) -> str:
+    retry = ", retried" if getattr(task, "retried_as", None) else ""
+    return f"{task.get_status_display()}{retry}"
 
 
 def _target(target: UpgradeTarget) -> Row:

@@ -225,7 +225,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
 
 _PLAN_CHANGED = (
     "Nothing was started: something else would happen now than the preview showed. That can be other devices, "
-    "versions or waves, who joins later and with what, or the approval. Please look at it once more."
+    "versions, older ones too, or waves, when it may begin, who joins later and with what, or the approval. "
+    "Please look at it once more."
 )
 _NOTHING_STARTED = (
     "No rollout was started: none of the devices can be upgraded any more. "

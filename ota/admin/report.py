@@ -17,7 +17,7 @@ PAGE = 100  # devices
 
 def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
     """What the page shows; a fixed number of queries."""
-    counts = status.counts(rollout)
+    tally = status.tally(rollout)
     among = outcomes.extent(rollout)
     pages = KeyPaginator(outcomes.targets(rollout, among), PAGE)
     pages.count = among.devices  # known already
@@ -27,8 +27,8 @@ def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
         "rollout": rollout,
         "author": status.authors([rollout])[rollout.pk],
         "terms": terms.of(rollout),
-        "summary": rows.summary(counts),
-        "parts": [(name, rows.total(counts, statuses)) for _, name, statuses in PARTS],
+        "summary": rows.summary(tally.current, tally.retried),
+        "parts": [(name, rows.total(tally.current, statuses)) for _, name, statuses in PARTS],
         "took": outcomes.whole(took) if took else None,
         "durations": outcomes.durations(rollout),
         "failures": outcomes.failures(rollout),

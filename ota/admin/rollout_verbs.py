@@ -16,6 +16,7 @@ from ota.rollouts import InvalidPolicy, NotPossible
 
 UPGRADE = "ota.upgrade_devices"
 APPROVE = "ota.approve_rollout"
+NAMED = 5  # docks that were left out
 
 
 class Press(NamedTuple):
@@ -129,11 +130,24 @@ def _open_wave(given: Press) -> Outcome:
 
 def _retry(given: Press) -> Outcome:
     made = rollouts.retry(given.rollout, given.now, given.user, given.tasks)
+    left_out = _left_out(given)
     if not made:
-        text = "Nothing was planned again: it was retried or dismissed already, or its dock has another upgrade."
-        return Outcome(False, text)
-    planned = f"{count(len(made), 'upgrade')} again"
-    return Outcome(True, f"Planned {planned}.", f"Planned {planned}.")
+        return Outcome(False, f"Nothing was planned again{left_out or _SETTLED}.")
+    text = f"Planned {count(len(made), 'upgrade')} again{left_out}."
+    return Outcome(True, text, text)
+
+
+_SETTLED = ": it was retried or dismissed already, or its devices report what they should"
+
+
+def _left_out(given: Press) -> str:
+    """The docks whose failure still needs attention after a retry, in words; empty if there is none."""
+    left = given.rollout.tasks.needing_attention().filter(pk__among=given.tasks).order_by("pk")
+    docks = list(left.values_list("gateway__sn", flat=True))
+    if not docks:
+        return ""
+    more = f" and {len(docks) - NAMED:,} more" if len(docks) > NAMED else ""
+    return f"; not {', '.join(docks[:NAMED])}{more}: another upgrade is open"
 
 
 def _dismiss(given: Press) -> Outcome:

@@ -31,7 +31,7 @@ LISTED = 50  # lines of the history, and failures
 
 
 class CountedChangeList(CheckedChangeList):
-    """A list whose rollouts know the counts of their tasks and their author; two queries a page."""
+    """A list whose rollouts know the counts of their tasks and their author; three queries a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -171,7 +171,7 @@ def _page(rollout: Rollout, request: HttpRequest) -> dict[str, Any]:
         "title": rollout.name,
         "subtitle": None,
         "filters": [_choice(choice, counts, wanted) for choice in rows.FILTERS.values()],
-        "parts": [_part(*part, counts) for part in PARTS],
+        "parts": [_part(*part, document["shares"]) for part in PARTS],
         "waiting": counts[TaskStatus.PENDING],
         "empty_row": {"targets": [{}]},
         "socket": f"/ws/rollouts/{rollout.pk}/",

@@ -215,7 +215,7 @@ def _page(task: UpgradeTask, wanted: str | None) -> dict[str, Any]:
         "show_history": False,  # the page is the history
         "row": row,
         "stamp": json.dumps(row),  # what the page shows, as the websocket tells it
-        "retried_as": UpgradeTask.objects.filter(retry_of=task).first(),
+        "retried_as": getattr(task, "retried_as", None),
         "targets": task.targets.all(),
         "downloads": _downloads(task) if task.attempt else [],
         "events": [_line(event) for event in events],

@@ -55,6 +55,13 @@ class UpgradeTaskQuerySet(models.QuerySet["UpgradeTask"]):
         retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
         return self.filter(models.Q(resolved_at=None) | ~models.Exists(retry))
 
+    def retried(self) -> Self:
+        """Those that another task tries again; what ``not_retried`` leaves out."""
+        retry = UpgradeTask.objects.filter(retry_of=models.OuterRef("pk"))
+        # That they have ended without success says nothing new, and has the index of those that have.
+        ended = models.Q(finished_at__isnull=False, status__in=states.UNSUCCESSFUL)
+        return self.filter(ended, models.Exists(retry), resolved_at__isnull=False)
+
     def needing_attention(self) -> Self:
         """Ended without success, and nobody has retried or dismissed them yet."""
         # The last condition says nothing new; with it, the indexes of those that have ended serve.

@@ -2,7 +2,15 @@
 
 from ota.rollouts import consistency, standstill
 from ota.rollouts.cloning import clone, options_of, rest_of
-from ota.rollouts.course import Standing, advance, cancel_tasks, finish, standings, stop
+from ota.rollouts.course import (
+    Standing,
+    advance,
+    cancel_tasks,
+    finish,
+    nothing_proven,
+    standings,
+    stop,
+)
 from ota.rollouts.joining import Held, held_back, join
 from ota.rollouts.launching import NothingToUpgrade, PlanChanged, launch, missing_author
 from ota.rollouts.options import FIELDS, InvalidPolicy, Options
@@ -60,6 +68,7 @@ __all__ = [
     "join",
     "launch",
     "missing_author",
+    "nothing_proven",
     "open_next_wave",
     "options_of",
     "pause",

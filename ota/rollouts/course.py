@@ -45,6 +45,11 @@ class Standing(NamedTuple):
         """Whether something still happens or is about to, docks that are away left aside."""
         return self.tasks > self.finished + self.canceled + self.absent
 
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether nothing of a wave will ever show how its upgrades go: all was canceled, or none is in it."""
+        return self.tasks == self.canceled
+
     def plus(self, other: "Standing") -> "Standing":
         return Standing(*(mine + its for mine, its in zip(self, other, strict=True)))
 
@@ -190,7 +195,17 @@ def _open_what_is_due(
         _open_by_itself(rollout, 1, now)
         return
     number = closed[0].number - 1
-    _pass_gate(rollout, waves[number - 1], found[number - 1], now)
+    last, standing = waves[number - 1], found[number - 1]
+    if not standing.proves_nothing:
+        _pass_gate(rollout, last, standing, now)
+    elif any(behind.waiting for behind in found[number:]):
+        _ask(rollout, last, now, why=f": {nothing_proven(last, standing)}")
+
+
+def nothing_proven(wave: Wave, standing: Standing) -> str:
+    """Why a wave lets nobody know how its upgrades go, in words."""
+    why = "all of it was canceled" if standing.tasks else "no upgrade is in it"
+    return f"nothing of {wave} was proven, because {why}"
 
 
 def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetime) -> None:
@@ -202,7 +217,7 @@ def _pass_gate(rollout: Rollout, last: Wave, standing: Standing, now: dt.datetim
         Wave.objects.filter(pk=last.pk, met_at=None).update(met_at=now)
         last.met_at = now
     if rollout.asks_between_waves:
-        _ask(rollout, last, now)
+        _ask(rollout, last, now, since=last.met_at)
     soaked = last.met_at + dt.timedelta(minutes=rollout.soak_minutes) <= now
     if soaked and not rollout.asks_between_waves:
         _open_by_itself(rollout, last.number + 1, now)
@@ -219,15 +234,22 @@ def _stop_if_missed(rollout: Rollout, wave: Wave, standing: Standing, now: dt.da
     _stop(rollout, reason, now)
 
 
-def _ask(rollout: Rollout, last: Wave, now: dt.datetime) -> None:
-    """Says once that the next wave waits for a click, also if the question came after the gate."""
-    asked = rollout.events.filter(kind=Kind.WAVE_WAITING, at__gte=last.met_at)
+def _ask(
+    rollout: Rollout, last: Wave, now: dt.datetime, why: str = "", since: dt.datetime | None = None
+) -> None:
+    """Says once that the next wave waits for a click, also if the question came after the gate.
+
+    A gate may be missed and met again: that is asked anew. What was canceled whole stays so.
+    """
+    text = f"wave {last.number + 1} waits for a click{why}"
+    asked = rollout.events.filter(kind=Kind.WAVE_WAITING, text=text)
+    if since:
+        asked = asked.filter(at__gte=since)
     if asked.exists():
         return
     with transaction.atomic():
         Rollout.objects.select_for_update(of=("self",), no_key=True).get(pk=rollout.pk)
         if not asked.exists():  # of two ticks at once
-            text = f"wave {last.number + 1} waits for a click"
             note(rollout.pk, Kind.WAVE_WAITING, now, text)
 
 
@@ -244,8 +266,6 @@ def _open_by_itself(rollout: Rollout, number: int, now: dt.datetime) -> None:
 
 def _is_met(wave: Wave, standing: Standing) -> bool:
     """Docks that are away do not hold the next wave back; a wave of which nothing is proven does."""
-    if standing.tasks == standing.canceled:
-        return True
     if standing.is_under_way or not standing.finished:
         return False
     return 100 * standing.proven >= wave.gate * standing.finished

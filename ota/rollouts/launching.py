@@ -48,7 +48,8 @@ def launch(
     ``seen`` is the digest of the plan that the operator has agreed to, where there was one; ``remark``
     ends the first line of the history.
 
-    A dock that got another open task since the plan was made is left out of the returned plan.
+    A dock that got another open task since the plan was made is left out of the returned plan; unless
+    somebody has agreed to it with that dock.
 
     Raises:
         NothingToUpgrade: no device can be upgraded.
@@ -67,6 +68,8 @@ def launch(
     with transaction.atomic():
         rollout = _rollout(options, planned, now, user)
         started = _store(rollout, planned, opened_at, now, user)
+        if seen and len(started.tasks) < len(planned.tasks):
+            raise PlanChanged("another rollout took a dock since the plan was looked at")
         if not started.tasks:
             raise NothingToUpgrade("none of the devices can be upgraded")
         _keep_choice(rollout, options, planned)

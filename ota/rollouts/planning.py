@@ -24,6 +24,7 @@ from ota.models import (
 from ota.needs import Answer, Reason
 from ota.rollouts.options import FIELDS, InvalidPolicy, Options, check, refuse_closed
 from ota.states import TaskStatus
+from ota.upgrades import hours
 
 # What stays with a rollout: a target unless it was canceled before it was sent.
 HAD = ~Q(task__status=TaskStatus.CANCELED, task__attempt=0)
@@ -41,6 +42,10 @@ class PlannedTarget(NamedTuple):
     device: Device
     upgrade_type: UpgradeTarget.Type
     package: FirmwarePackage
+
+    @property
+    def is_downgrade(self) -> bool:
+        return self.package.version_number < (self.device.firmware_number or 0)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +102,7 @@ class Plan(NamedTuple):
     policy: Mapping[str, Any]
     needs_approval: bool = False
     offers: Sequence[Offer] = ()
+    starts_at: dt.datetime | None = None
 
     @property
     def stays_open(self) -> bool:
@@ -111,16 +117,25 @@ class Plan(NamedTuple):
     def digest(self) -> str:
         """Equal for plans that upgrade the same devices to the same versions in the same way.
 
-        That is also: that let others join for the same versions, and ask a second person or not.
+        That is also: that install an older version where the other does, start at the same time, in the
+        same hours on the same clocks; let others join for the same versions, and ask a second person or not. What a dock waits
+        for is no part of it, because that comes and goes.
         """
         lines = sorted(
-            f"{task.wave} {task.gateway.sn} {target.device.sn} {target.upgrade_type} {target.package.sha256}"
+            f"{task.wave} {task.gateway.sn} {self._clock(task)} {target.device.sn} "
+            f"{target.upgrade_type} {target.package.sha256} {target.is_downgrade}"
             for task in self.tasks
             for target in task.targets
         )
         lines.append(f"open {self.stays_open}, approval {self.needs_approval}")
+        minutes = self.policy["expected_minutes"]
+        lines.append(f"hours {self.policy['windows']}, {minutes}, start {self.starts_at}")
         lines += [f"joining {offer.model.key} {offer.version}" for offer in self.joining_get]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    def _clock(self, task: PlannedTask) -> str:
+        """On which a dock's hours hold; none where there are no hours."""
+        return hours.clock(task.gateway) if self.policy["windows"] else ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -173,7 +188,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     asks = _needs_approval(tasks, preferred) or (
         policy["keeps_open"] and may_grow(options.criteria)
     )
-    return Plan(numbered, excluded, waves_, policy, asks, _offers(options))
+    return Plan(numbered, excluded, waves_, policy, asks, _offers(options), options.starts_at)
 
 
 def _refuse_crowds(devices: QuerySet[Device]) -> None:

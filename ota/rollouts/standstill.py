@@ -86,12 +86,19 @@ def _of_waves(rollout: Rollout) -> str:
     """A gate that nothing meets any more; one that was met opens the next wave by itself, or asks."""
     waves: list[Any] = list(rollout.wave_set.order_by("number"))
     closed = [wave for wave in waves if wave.opened_at is None]
-    if not closed or closed[0].number == 1 or waves[closed[0].number - 2].met_at:
+    if not closed or closed[0].number == 1:
+        return ""
+    last = waves[closed[0].number - 2]
+    standing = course.standings([rollout.pk]).get(last.pk, course.Standing())
+    if last.met_at and not standing.proves_nothing:
         return ""
     planned = UpgradeTask.objects.filter(wave__in=closed, status=TaskStatus.PENDING)
     if not planned.exists():
         return ""
+    if standing.proves_nothing:
+        why = course.nothing_proven(last, standing)
+        return f"{closed[0]} does not open by itself: {why}. Open the wave by hand, or cancel the rollout."
     return (
-        f"{closed[0]} does not open: the gate of {waves[closed[0].number - 2]} is not met, and nothing "
+        f"{closed[0]} does not open: the gate of {last} is not met, and nothing "
         "goes on there. Retry what failed, lower the gate, or open the wave by hand."
     )

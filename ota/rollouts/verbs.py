@@ -224,7 +224,8 @@ def retry(
         if made:
             text = course.joined(f"{count(len(made), 'upgrade')}{_reopen(locked, now)}", remark)
             course.note(rollout.pk, Kind.RETRIED, now, text, user)
-    live.announce((rollout.pk, task.pk) for task in made)
+    changed = (pk for task in made for pk in (task.pk, task.retry_of_id) if pk)
+    live.announce((rollout.pk, pk) for pk in changed)
     return made
 
 

@@ -444,6 +444,19 @@ def test_a_rollout_whose_next_wave_waits_for_a_click_stands_there(viewer: Client
     assert list(attention(viewer)) == ["rollout waiting for a click to open the next wave"]
 
 
+def test_a_rollout_stands_there_whose_wave_was_canceled_whole_while_something_waits_behind_it(
+    viewer: Client,
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout, status=TaskStatus.CANCELED)
+    second = make_wave(rollout, 2, opened_at=None)
+    assert attention(viewer) == {}
+    make_task(rollout=rollout, wave=second)
+    assert list(attention(viewer)) == ["rollout waiting for a click to open the next wave"]
+    make_task(rollout=rollout, status=TaskStatus.OK)
+    assert attention(viewer) == {}
+
+
 # Numbers and their words
 
 
@@ -473,13 +486,11 @@ def test_one_is_not_called_many(viewer: Client) -> None:
     assert "1 of 1 upgrade finished" in text(viewer.get(PAGE))
 
 
-def test_a_dock_that_is_upgraded_again_counts_as_two_upgrades_and_not_as_two_docks(
-    viewer: Client,
-) -> None:
+def test_an_upgrade_that_is_tried_again_counts_once(viewer: Client) -> None:
     rollout = make_rollout()
     make_failed(rollout)
     rollouts.retry(rollout, timezone.now())
-    assert "1 of 2 upgrades finished" in text(viewer.get(PAGE))
+    assert "0 of 1 upgrade finished" in text(viewer.get(PAGE))
 
 
 def test_the_tiles_of_the_fleet_count_one_and_many(viewer: Client) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from ota import status
+from ota import rollouts, status
 from ota.management import watching
-from ota.models import FirmwarePackage, ProductCode, Rollout
+from ota.models import FirmwarePackage, ProductCode, Rollout, UpgradeTask
 from ota.states import TaskStatus
 from simulator.packages import build
 from tests.calls import Run, refusal
@@ -22,6 +23,7 @@ from tests.make import (
     make_aircraft,
     make_device,
     make_dock,
+    make_failed,
     make_listening,
     make_model,
     make_package,
@@ -309,8 +311,51 @@ def test_telling_of_a_rollout_costs_the_same_for_any_number_of_tasks(
     rollout = make_rollout()
     for _ in range(tasks):
         make_task(rollout=rollout)
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(3):
         status.of_rollout(rollout)
+
+
+class Movement:
+    """Before each query that is asked inside, a task more is proven."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self.tasks = list(rollout.tasks.values_list("pk", flat=True))
+        self.is_moving = False
+
+    def __call__(self, execute: Any, *asked: Any) -> Any:
+        if not self.is_moving:
+            self.is_moving = True
+            UpgradeTask.objects.filter(pk=self.tasks.pop()).update(status=TaskStatus.OK)
+            self.is_moving = False
+        return execute(*asked)
+
+
+def test_what_is_told_of_a_rollout_does_not_contradict_itself_while_things_move() -> None:
+    rollout = make_rollout()
+    for _ in range(20):
+        make_task(rollout=rollout, status=TaskStatus.VERIFYING)
+    with connection.execute_wrapper(Movement(rollout)):
+        found = status.of_rollout(rollout)
+    proven = sum(task["status"] == "ok" for task in found["tasks"])
+    assert 0 < proven < 20
+    assert (found["counts"]["ok"], found["counts"]["verifying"]) == (proven, 20 - proven)
+    assert (found["waves"][0]["proven"], found["waves"][0]["tasks"]) == (proven, 20)
+
+
+def test_a_wave_counts_what_was_retried_once_and_the_counts_each_task() -> None:
+    rollout = make_failed().rollout
+    later = make_wave(rollout, 2)
+    make_failed(rollout, wave=later)
+    make_task(rollout=rollout, wave=later, status=TaskStatus.CANCELED)
+    rollouts.retry(rollout, timezone.now(), pks=[rollout.tasks.order_by("pk")[0].pk])
+    found = status.of_rollout(rollout)
+    assert (found["counts"]["failed"], len(found["tasks"])) == (2, 4)
+    names = ("tasks", "finished", "proven", "failed")
+    assert [[wave[name] for name in names] for wave in found["waves"]] == [
+        [1, 0, 0, 0],
+        [2, 1, 0, 1],
+    ]
+    assert found["waves"] == status.of_waves(rollout)
 
 
 def test_a_paused_rollout_says_why(run: Run) -> None:

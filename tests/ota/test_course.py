@@ -99,10 +99,44 @@ def test_the_gate_is_the_share_proven_of_the_finished(
     assert is_open(second) == opens
 
 
-def test_a_wave_that_was_canceled_whole_holds_nothing_back(now: dt.datetime) -> None:
-    _, (_, second) = make_waves([S.CANCELED, S.CANCELED], [S.PENDING])
+@pytest.mark.parametrize("canceled", [1, 2])
+def test_after_a_wave_that_was_canceled_whole_the_next_waits_for_a_click_and_says_so_once(
+    canceled: int, now: dt.datetime
+) -> None:
+    rollout, (first, second) = make_waves([S.PENDING] * canceled, [S.PENDING])
+    course.cancel_tasks(first.tasks.values_list("pk", flat=True), now)
     rollouts.advance(now)
+    rollouts.advance(now + dt.timedelta(minutes=1))
+    assert not is_open(second)
+    (line,) = rollout.events.all()
+    told = "wave 2 waits for a click: nothing of wave 1 was proven, because all of it was canceled"
+    assert (line.kind, line.text) == (Kind.WAVE_WAITING, told)
+    rollouts.open_next_wave(rollout, now)
     assert is_open(second)
+
+
+def test_what_earlier_waves_proved_does_not_stand_in_for_a_wave_that_was_canceled_whole(
+    now: dt.datetime,
+) -> None:
+    rollout, (_, _, third) = make_waves([S.OK], [S.CANCELED], [S.PENDING])
+    rollouts.advance(now)
+    rollouts.advance(now)
+    assert not is_open(third)
+    assert kinds(rollout) == [Kind.WAVE_OPENED, Kind.WAVE_WAITING]
+
+
+def test_a_wave_that_nothing_is_in_opens_nothing(now: dt.datetime) -> None:
+    rollout, (_, second) = make_waves([], [S.PENDING])
+    rollouts.advance(now)
+    assert not is_open(second)
+    told = "wave 2 waits for a click: nothing of wave 1 was proven, because no upgrade is in it"
+    assert [line.text for line in rollout.events.all()] == [told]
+
+
+def test_where_nothing_is_left_to_send_nobody_is_asked_to_open_a_wave(now: dt.datetime) -> None:
+    rollout, _ = make_waves([S.PENDING], [S.PENDING], deadline_at=now)
+    rollouts.advance(now)
+    assert kinds(rollout) == [Kind.DEADLINE, Kind.FINISHED]
 
 
 def test_waves_open_one_after_the_other(now: dt.datetime) -> None:

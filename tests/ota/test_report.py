@@ -8,12 +8,13 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from benchmarks import filling
 from benchmarks.filling import Amounts
 from fleet.models import Site
-from ota import outcomes
+from ota import outcomes, rollouts
 from ota.admin import report
 from ota.models import Rollout, UpgradeTarget, UpgradeTask
 from ota.states import TaskStatus
@@ -93,6 +94,14 @@ def test_each_device_stands_with_its_versions_proof_and_attempts(viewer: Client)
     assert (rows[1]["from_version"], rows[1]["to_version"]) == ("10.01.1607", "10.01.3205")
     assert (rows[1]["proof_seconds"], rows[1]["attempts"]) == ("900", "2")
     assert rows[1]["how"] == "Regular"
+
+
+def test_the_report_counts_what_was_retried_once(viewer: Client) -> None:
+    rollout = make_failed(make_rollout()).rollout
+    (retry,) = rollouts.retry(rollout, timezone.now())
+    UpgradeTask.objects.move([retry.pk], TaskStatus.OK, timezone.now())
+    shown = text(viewer.get(address(rollout)))
+    assert "1 of 1 proven (100 %); 1 earlier failure was retried</p>" in shown
 
 
 def test_a_task_that_was_retried_says_so(viewer: Client) -> None:

@@ -10,10 +10,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from ota import rows
+from ota import live, rollouts, rows, status
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
-from tests.make import make_aircraft, make_dock, make_rollout, make_task, make_wave
+from tests.make import make_aircraft, make_dock, make_failed, make_rollout, make_task, make_wave
 from tests.people import queries, staff
 
 pytestmark = pytest.mark.django_db
@@ -163,8 +163,8 @@ def test_a_failed_task_gives_the_devices_result_in_words(viewer: Client) -> None
 @pytest.mark.parametrize(("query", "shown"), [("?status=failed", 1), ("?status=in_flight", 2)])
 def test_tasks_are_filtered_by_status(viewer: Client, query: str, shown: int) -> None:
     rollout = make_rollout()
-    for status in (TaskStatus.FAILED, TaskStatus.SENT, TaskStatus.VERIFYING, TaskStatus.PENDING):
-        make_task(rollout=rollout, status=status)
+    for each in (TaskStatus.FAILED, TaskStatus.SENT, TaskStatus.VERIFYING, TaskStatus.PENDING):
+        make_task(rollout=rollout, status=each)
     assert len(page(viewer, rollout, query).context["tasks"]) == shown
 
 
@@ -213,6 +213,59 @@ def test_the_list_gives_the_counts_of_each_rollout(viewer: Client) -> None:
     assert "1 of 2 proven (50 %)" in text
     assert 'title="1 proven, 1 pending"' in text
     assert "No tasks" in text
+
+
+def make_retried(**fields: Any) -> Rollout:
+    """Three were proven, and one failed, was retried, and is proven too."""
+    rollout = make_rollout(**fields)
+    for _ in range(3):
+        make_task(rollout=rollout, status=TaskStatus.OK)
+    failed = make_failed(rollout)
+    (retry,) = rollouts.retry(rollout, timezone.now())
+    assert retry.retry_of == failed
+    UpgradeTask.objects.move([retry.pk], TaskStatus.OK, timezone.now())
+    return rollout
+
+
+def test_a_rollout_whose_failure_was_retried_and_proven_is_proven_as_a_whole(
+    viewer: Client,
+) -> None:
+    rollout = make_retried()
+    shown = page(viewer, rollout)
+    assert "4 of 4 proven (100 %); 1 earlier failure was retried" in shown.content.decode()
+    parts = {part["name"]: part["count"] for part in shown.context["parts"]}
+    assert {name for name, number in parts.items() if number} == {"proven"}
+    assert parts["proven"] == shown.context["waves"][0]["tasks"] == 4
+    filters = {choice["label"]: choice["count"] for choice in shown.context["filters"]}
+    assert (filters["All"], filters["Proven"], filters["Unsuccessful"]) == (5, 4, 1)
+    labels = [task["status_label"] for task in shown.context["tasks"]]
+    assert labels == ["Proven"] * 3 + ["Failed, retried", "Proven"]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_list_counts_what_was_retried_once(viewer: Client, ends: bool) -> None:
+    rollout = make_retried(keeps_open=not ends)
+    rollouts.finish(timezone.now())
+    rollout.refresh_from_db()
+    assert (rollout.finished_at is not None) is ends
+    shown = viewer.get(LIST).content.decode()
+    assert "4 of 4 proven (100 %)" in shown
+    assert 'title="4 proven"' in shown
+
+
+def test_who_watches_hears_of_a_retry_and_of_what_it_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: set[tuple[int, int]] = set()
+    monkeypatch.setattr(live, "announce", told.update)
+    failed = make_failed()
+    (retry,) = rollouts.retry(failed.rollout, timezone.now())
+    assert told == {(failed.rollout_id, pk) for pk in (0, failed.pk, retry.pk)}
+
+
+def test_scripts_get_the_counts_of_all_tasks_also_of_retried_ones() -> None:
+    counts = status.counts(make_retried())
+    assert (counts["ok"], counts["failed"]) == (4, 1)
 
 
 def test_who_may_upgrade_cancels_what_was_not_issued(operator: Client) -> None:

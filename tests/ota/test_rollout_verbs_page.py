@@ -268,6 +268,13 @@ def test_a_wave_whose_gate_is_met_waits_for_a_click_or_the_soak_time() -> None:
     assert says(rollout) == "waits for a click"
 
 
+def test_a_wave_behind_one_that_was_canceled_whole_waits_for_a_click() -> None:
+    rollout = in_two_waves()
+    rollout.tasks.filter(wave__number=1).update(status=S.CANCELED)
+    told = "waits for a click: nothing of wave 1 was proven, because all of it was canceled"
+    assert says(rollout) == told
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -277,6 +284,11 @@ def test_a_wave_whose_gate_is_met_waits_for_a_click_or_the_soak_time() -> None:
             "opens on 2099-01-01 21:00 UTC",
         ),
         ({"status": R.CANCELED}, "was never opened"),
+        ({"status": R.PAUSED}, "waits until the rollout is resumed"),
+        (
+            {"status": R.PAUSED, "starts_at": dt.datetime(2099, 1, 1, 21, tzinfo=dt.UTC)},
+            "waits until the rollout is resumed",
+        ),
         ({}, "opens at once"),
     ],
 )
@@ -311,6 +323,26 @@ def test_one_failure_is_retried_and_the_second_press_says_so(operator: Client) -
     assert "Planned 1 upgrade again." in told(press(operator, rollout, "retry", task=first.pk))
     assert "Nothing was planned again" in told(press(operator, rollout, "retry", task=first.pk))
     assert not UpgradeTask.objects.filter(retry_of=second).exists()
+
+
+@pytest.mark.parametrize(
+    ("busy", "named"),
+    [(1, "not {0}: another"), (7, "not {0}, {1}, {2}, {3}, {4} and 2 more: another")],
+)
+def test_a_retry_names_the_docks_that_it_leaves_out_because_another_upgrade_of_them_is_open(
+    operator: Client, busy: int, named: str
+) -> None:
+    rollout = make_rollout()
+    left_out = [make_failed(rollout) for _ in range(busy)]
+    for task in left_out:
+        make_task(task.gateway)
+    again = make_failed(rollout)
+    words = named.format(*(task.gateway.sn for task in left_out))
+    reply = told(press_all(operator, rollout, "retry"))
+    assert f"Planned 1 upgrade again; {words} upgrade is open." in reply
+    assert UpgradeTask.objects.get(retry_of__isnull=False).retry_of == again
+    reply = told(press(operator, rollout, "retry", task=left_out[0].pk))
+    assert f"Nothing was planned again; not {left_out[0].gateway.sn}: another upgrade" in reply
 
 
 def press_all(client: Client, rollout: Rollout, verb: str) -> Any:

@@ -1,5 +1,6 @@
 """What a rollout would do, starting it, canceling it, and its end."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from tests.make import (
 )
 
 pytestmark = pytest.mark.django_db
+
+NIGHT = {"windows": "daily 22:00-05:00"}
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +197,7 @@ def test_plan_and_launch_take_few_queries_however_many_devices(
     ]  # fmt: skip
     Device.objects.bulk_create(aircraft)
     with django_assert_max_num_queries(30):
-        plan()
+        assert plan(policy=NIGHT).digest
     with django_assert_max_num_queries(30):
         rollout, _ = launch()
     assert rollout.tasks.count() == number
@@ -228,6 +231,90 @@ def test_what_was_seen_is_started_though_a_dock_became_busy() -> None:
     Device.objects.filter(pk=dock.pk).update(mode_code=4)
     rollout, _ = rollouts.launch(Device.objects.all(), Options(), timezone.now(), seen=seen)
     assert rollout.tasks.count() == 1
+
+
+def overtake(monkeypatch: pytest.MonkeyPatch, dock: Device) -> None:
+    """Somebody else's rollout takes a dock after the plan was made and before its rows are stored."""
+    make = launching._rollout
+
+    def overtaken(*args: Any) -> Rollout:
+        make_task(dock)
+        return make(*args)
+
+    monkeypatch.setattr(launching, "_rollout", overtaken)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_was_seen_is_not_started_without_a_dock_that_another_rollout_took_meanwhile(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pilot = make_dock()
+    for _ in range(others):
+        make_dock()
+    options = Options(pilot=[pilot.sn])
+    seen = rollouts.plan(Device.objects.all(), options, timezone.now()).digest
+    overtake(monkeypatch, pilot)
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), options, timezone.now(), seen=seen)
+    assert not Rollout.objects.exists()
+
+
+def test_where_nobody_has_seen_a_plan_a_dock_that_another_rollout_took_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken, other = make_dock(), make_dock()
+    overtake(monkeypatch, taken)
+    rollout, started = launch()
+    assert [task.gateway for task in rollout.tasks.all()] == [other]
+    assert [(e.device, e.reason.code) for e in started.excluded] == [(taken, "open_task")]
+
+
+def test_that_an_upgrade_has_become_a_downgrade_is_seen_before_it_starts() -> None:
+    dock = make_dock()
+    seen = plan(allow_downgrade=True).digest
+    Device.objects.filter(pk=dock.pk).update(
+        firmware_version="10.01.9999", firmware_number=10019999
+    )
+    options = Options(allow_downgrade=True)
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), options, timezone.now(), seen=seen)
+    assert plan(allow_downgrade=True).digest != seen
+
+
+def at_a_site(zone: str = "Europe/Zurich") -> Site:
+    acme = make_organization()
+    site = Site.objects.create(organization=acme, name="Roof", time_zone=zone)
+    make_dock(organization=acme, site=site)
+    return site
+
+
+def test_on_which_clock_the_hours_hold_is_seen_before_it_starts() -> None:
+    site = at_a_site()
+    seen = plan(policy=NIGHT).digest
+    Site.objects.filter(pk=site.pk).update(time_zone="Asia/Tokyo")
+    options = Options(policy=NIGHT)
+    with pytest.raises(PlanChanged):
+        rollouts.launch(Device.objects.all(), options, timezone.now(), seen=seen)
+
+
+def test_without_hours_no_clock_decides_on_the_start() -> None:
+    site = at_a_site()
+    seen = plan().digest
+    Site.objects.filter(pk=site.pk).update(time_zone="Asia/Tokyo")
+    assert plan().digest == seen
+
+
+@pytest.mark.parametrize("policy", [{"windows": "Sat 00:00-24:00"}, {"expected_minutes": 90}])
+def test_when_the_first_wave_may_begin_is_seen_before_it_starts(policy: dict[str, Any]) -> None:
+    at_a_site()
+    assert plan(policy=NIGHT | policy).digest != plan(policy=NIGHT).digest
+
+
+def test_another_start_is_another_plan() -> None:
+    make_dock()
+    soon = timezone.now() + dt.timedelta(hours=1)
+    digests = {plan(starts_at=at).digest for at in (None, soon, soon + dt.timedelta(hours=1))}
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0)])

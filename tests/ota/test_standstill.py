@@ -151,6 +151,19 @@ def test_a_gate_that_nothing_meets_any_more_is_told(tomorrow: dt.datetime) -> No
     assert text.startswith("wave 2 does not open: the gate of wave 1 is not met")
 
 
+def test_a_wave_that_waits_for_a_click_because_the_last_was_canceled_whole_is_told(
+    tomorrow: dt.datetime,
+) -> None:
+    rollout = make_rollout()
+    make_task(rollout=rollout, wave=make_wave(rollout, 2, opened_at=None))
+    make_task(rollout=rollout, status=TaskStatus.CANCELED)
+    rollouts.standstill.tell(tomorrow)
+    assert told(rollout) == [
+        "wave 2 does not open by itself: nothing of wave 1 was proven, because all of it was canceled. "
+        "Open the wave by hand, or cancel the rollout."
+    ]
+
+
 def test_a_wave_that_soaks_is_not_talked_of(tomorrow: dt.datetime) -> None:
     rollout = make_rollout(soak_minutes=30 * 24 * 60)
     second = make_wave(rollout, 2, opened_at=None)

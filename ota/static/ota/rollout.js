@@ -320,7 +320,7 @@
       });
     }
 
-    showRollout({ rollout, counts }) {
+    showRollout({ rollout, counts, shares }) {
       for (const element of this.root.querySelectorAll("[data-rollout]")) {
         setText(element, rollout[element.dataset.rollout]);
       }
@@ -329,7 +329,7 @@
         element.hidden = element.dataset.when !== rollout.status;
       }
       for (const part of this.root.querySelectorAll("[data-part]")) {
-        part.style.flexGrow = sum(counts, part.dataset.part);
+        part.style.flexGrow = sum(shares, part.dataset.part);
       }
       const cancel = this.root.querySelector("[data-cancel]");
       if (cancel) {
