@@ -152,6 +152,11 @@ def _notes(plan: Plan) -> list[tuple[str, SafeString]]:
     return [(str(package), notes.as_html(package.notes)) for package in ordered if package.notes]
 
 
+def how(target: PlannedTarget) -> str:
+    """Which kind of upgrade it is, in words."""
+    return "Downgrade" if is_downgrade(target) else str(target.upgrade_type.label)
+
+
 def is_downgrade(target: PlannedTarget) -> bool:
     return target.package.version_number < (target.device.firmware_number or 0)
 
@@ -173,8 +178,8 @@ def _table(tasks: Sequence[PlannedTask]) -> Table:
     return Table(rows, len(tasks), sum(len(task.targets) for task in tasks))
 
 
-def _row(target: PlannedTarget) -> tuple[PlannedTarget, bool]:
-    return target, is_downgrade(target)
+def _row(target: PlannedTarget) -> tuple[PlannedTarget, str, bool]:
+    return target, how(target), is_downgrade(target)
 
 
 def _groups(excluded: Sequence[Excluded]) -> list[Group]:
