@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from fleet.models import Device
 from ota import needs, notes, terms
-from ota.models import Rollout, UpgradeTask
+from ota.models import Rollout
 from ota.needs import NAMED, Need
 from ota.rollouts import Excluded, Options, Plan, PlannedTarget, PlannedTask, PlannedWave
 from ota.upgrades import hours
@@ -37,6 +37,8 @@ _TITLES = {
     "battery_unknown": "Battery unknown",
     "low_battery": "Low battery",
     "aircraft_busy": "Aircraft busy",
+    "hours": "Outside the hours",
+    "no_hours": "No hours at its site",
     "storage_full": "Dock's storage full",
     "unknown_model": "Model not known yet",
     "not_behind_dock": "Not behind a dock",
@@ -87,6 +89,7 @@ class Preview(NamedTuple):
     notes: list[tuple[str, SafeString]]
     waves: Sequence[PlannedWave]
     begins: str
+    too_late: int
     needs_approval: bool
     stays_open: str
 
@@ -112,6 +115,7 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
         notes=_notes(plan),
         waves=plan.waves,
         begins=_begins(plan, max(options.starts_at or now, now), now),
+        too_late=plan.too_late,
         needs_approval=plan.needs_approval,
         stays_open=_stays_open(plan, options),
     )
@@ -119,20 +123,18 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
 
 def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
     """When the first command may go, in words; empty if at once."""
-    policy = {name: plan.policy[name] for name in ("windows", "expected_minutes")}
-    # Of all docks with one clock one will do.
-    first = {hours.clock(dock): dock for dock in (t.gateway for t in plan.tasks if t.wave == 1)}
-    tasks = [UpgradeTask(rollout=Rollout(**policy), gateway=dock) for dock in first.values()]
-    opens = [(hours.opening(task, starts_at) or starts_at, task) for task in tasks]
-    if not opens:
-        return ""
-    at, task = min(opens, key=lambda found: found[0])
-    if at <= now:
+    policy = Rollout(**plan.policy)
+    # Of all docks of one site one will do.
+    first = {task.gateway.site_id: task.gateway for task in plan.tasks if task.wave == 1}
+    found = ((hours.begins(policy, dock, starts_at), dock) for dock in first.values())
+    opens = [(at, dock) for at, dock in found if at]
+    at, dock = min(opens, key=lambda each: each[0], default=(now, None))
+    if at <= now or dock is None:
         return ""
     return (
         f"{timezone.localtime(at):%a %Y-%m-%d %H:%M %Z}"
         if at == starts_at
-        else hours.shown(task, at)
+        else hours.shown(dock, at)
     )
 
 
