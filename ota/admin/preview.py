@@ -53,6 +53,10 @@ _TITLES = {
 }
 
 
+# Whoever is left out for one of these is as new as the target; for any other it may need an upgrade.
+_NEEDS_NOTHING = {"up_to_date", "downgrade"}
+
+
 class Table(NamedTuple):
     """The first rows of something, and how much there is in all."""
 
@@ -77,6 +81,14 @@ class Group(NamedTuple):
         return self.devices - len(self.rows)
 
 
+class Split(NamedTuple):
+    """Docks of which one half goes while the other is left out, and one of these as an example."""
+
+    docks: int
+    dock: Device
+    left_out: Excluded
+
+
 class Preview(NamedTuple):
     """A plan as the page shows it."""
 
@@ -85,6 +97,7 @@ class Preview(NamedTuple):
     waits_for: list[tuple[str, int]]
     left_out: list[Group]
     left_out_count: int
+    split: Split | None
     downgrades: int
     notes: list[tuple[str, SafeString]]
     waves: Sequence[PlannedWave]
@@ -111,6 +124,7 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
         waits_for=reasons.most_common(),
         left_out=_groups(plan.excluded),
         left_out_count=len(plan.excluded),
+        split=_split(plan),
         downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
         notes=_notes(plan),
         waves=plan.waves,
@@ -136,6 +150,20 @@ def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
         if at == starts_at
         else hours.shown(dock, at)
     )
+
+
+def _split(plan: Plan) -> Split | None:
+    """Docks that go without their aircraft, or the other way round, although both should."""
+    goes = {task.gateway.pk: task.gateway for task in plan.tasks}
+    stays: dict[int, Excluded] = {}
+    for left_out in plan.excluded:
+        dock = needs.gateway_of(left_out.device)
+        if dock and dock.pk in goes and left_out.reason.code not in _NEEDS_NOTHING:
+            stays.setdefault(dock.pk, left_out)
+    if not stays:
+        return None
+    first = next(pk for pk in goes if pk in stays)
+    return Split(len(stays), goes[first], stays[first])
 
 
 def _stays_open(plan: Plan, options: Options) -> str:
