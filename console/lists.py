@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.core.exceptions import ValidationError
 from django.db import DataError, ProgrammingError
 from django.db.models import Model
@@ -27,6 +29,11 @@ else:
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Model)
+
+_WRONG_FILTER = (
+    "The address asked for something that this list does not know, such as a filter of an older version. "
+    "It shows everything now: please filter it anew."
+)
 
 # What values raise that fit no column.
 _MISFITS = (OverflowError, ValueError, IndexError, DataError, ProgrammingError)
@@ -79,6 +86,8 @@ class ListAdmin(ModelAdmin[M]):
             chosen = filter(self._is_key, said.getlist(ACTION_CHECKBOX_NAME))
             said.setlist(ACTION_CHECKBOX_NAME, list(chosen))
             request.POST = said  # type: ignore[assignment]  # which may be changed, and is not
+        elif request.GET.keys() == {ERROR_FLAG}:
+            messages.warning(request, _WRONG_FILTER)
         response: HttpResponse = super().changelist_view(request, extra_context)
         return response
 

@@ -17,10 +17,10 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action
 
 from console.counts import count
+from console.filters import ChoiceFilter, OneOfFilter, OrNone, ValueFilter
 from console.keys import key, read, written
 from console.labels import NOTHING, ago, label, link, two_lines
 from console.lists import ListAdmin
@@ -33,15 +33,8 @@ from fleet.selection import Selection
 
 if TYPE_CHECKING:
     from django.contrib.admin import RelatedFieldListFilter as AutocompleteSelectFilter
-    from django.contrib.admin import RelatedFieldListFilter as RelatedDropdownFilter
-    from django.contrib.admin import SimpleListFilter as DropdownFilter
 else:
-    # Untyped; their classes extend Django's.
-    from unfold.contrib.filters.admin import (
-        AutocompleteSelectFilter,
-        DropdownFilter,
-        RelatedDropdownFilter,
-    )
+    from unfold.contrib.filters.admin import AutocompleteSelectFilter  # untyped; extends Django's
 
 LISTED = 50  # of the devices that would be adopted
 
@@ -52,20 +45,7 @@ PRESENCE_COLOURS = {
 }
 
 
-class OneOfFilter(RelatedDropdownFilter):
-    """Also where there is only one to choose: else its links would show everything."""
-
-    def has_output(self) -> bool:
-        return True
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        """unfold's forgets those that have none, to which the dashboard leads."""
-        if self.lookup_val_isnull:
-            return queryset.filter(**{self.lookup_kwarg_isnull: True})
-        return super().queryset(request, queryset)
-
-
-class TypedFilter(AutocompleteSelectFilter):
+class TypedFilter(OrNone, AutocompleteSelectFilter):
     """One of many, found by typing; says "All" while none is chosen, as the other filters do."""
 
     form_class = TypedFilterForm
@@ -159,13 +139,13 @@ class SiteAdmin(PrefilledAdmin[Site]):
 @admin.register(DeviceModel)
 class DeviceModelAdmin(PrefilledAdmin[DeviceModel]):
     list_display = ["name", "key", "kind"]
-    list_filter = [("kind", ChoicesDropdownFilter)]
+    list_filter = [("kind", ValueFilter)]
     list_filter_submit = True
     search_fields = ["name", "key"]
     autocomplete_fields = ["compatible_with"]
 
 
-class ClaimedFilter(DropdownFilter):
+class ClaimedFilter(ChoiceFilter):
     """Devices that are bound to an organization, or that speak and never were."""
 
     title = "claimed"
@@ -175,9 +155,9 @@ class ClaimedFilter(DropdownFilter):
         return [("yes", "Claimed"), ("no", "Unclaimed")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        if self.value() in {"yes", "no"}:
-            return queryset.filter(organization__isnull=self.value() == "no")
-        return queryset
+        if not self.value():
+            return queryset
+        return queryset.filter(organization__isnull=self.value() == "no")
 
 
 @admin.register(Device)
@@ -189,11 +169,11 @@ class DeviceAdmin(ListAdmin[Device]):
     list_display_links = ["name"]
     list_select_related = ["model", "organization", "site", "gateway__model"]
     list_filter = [
-        ("model__kind", ChoicesDropdownFilter),
+        ("model__kind", ValueFilter),
         ("model", OneOfFilter),
         ("organization", TypedFilter),
         ("site", TypedFilter),
-        ("presence", ChoicesDropdownFilter),
+        ("presence", ValueFilter),
         ClaimedFilter,
     ]
     list_filter_submit = True

@@ -1,21 +1,19 @@
 """What became of a rollout, for its report: counts, durations, failures with reasons, device by device."""
 
-import csv
 import datetime as dt
-import io
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from django.db.models import Count, Max, Min, QuerySet
 
+from console import sheets
 from ota import errors, states
 from ota.models import Rollout, UpgradeTarget
 from ota.states import TaskStatus
 
 REASONS = 50  # that the page lists; the table of devices has all
-PIECE = 1000  # rows of a CSV that are read at a time
 
 
 class Failure(NamedTuple):
@@ -147,11 +145,11 @@ COLUMNS = (
 
 def as_csv(rollout: Rollout) -> Iterator[str]:
     """The report of all devices in pieces of some rows; a query for each piece, and one before them."""
-    yield _lines([COLUMNS])
+    yield sheets.lines([COLUMNS])
     among = extent(rollout)
     last = 0
-    while rows := list(targets(rollout, among).filter(pk__gt=last)[:PIECE]):
-        yield _lines([_cells(of(target)) for target in rows])
+    while rows := list(targets(rollout, among).filter(pk__gt=last)[: sheets.PIECE]):
+        yield sheets.lines([_cells(of(target)) for target in rows])
         last = rows[-1].pk
 
 
@@ -160,17 +158,3 @@ def _cells(found: Outcome) -> list[Any]:
     seconds = int(found.took.total_seconds()) if found.took is not None else None
     row |= {"proof_seconds": seconds, "retried": "yes" if found.is_retried else "no"}
     return [row[name] for name in COLUMNS]
-
-
-def _lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows([_harmless(cell) for cell in row] for row in rows)
-    return text.getvalue()
-
-
-def _harmless(cell: Any) -> str:
-    """As text; a spreadsheet would run what begins like a formula."""
-    if isinstance(cell, dt.datetime):
-        return cell.isoformat()
-    text = "" if cell is None else str(cell)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

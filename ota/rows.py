@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db.models import Count
 from django.urls import reverse
 from django.utils import timezone
@@ -378,8 +379,18 @@ def _waiting(task: UpgradeTask, rollout: Rollout) -> str:
     if task.waits_for:
         return "Waits: " + "; ".join(reason["text"] for reason in task.waits_for)
     if task.is_ready:
-        return f"Ready, waits for a free slot: at most {rollout.limit_in_flight:,} at once"
+        return f"Ready, waits for a free slot: {_limits(task, rollout)}"
     return "Not looked at yet"
+
+
+def _limits(task: UpgradeTask, rollout: Rollout) -> str:
+    """All that may hold a task that is ready; which one does changes from one moment to the next."""
+    parts = [f"at most {rollout.limit_in_flight:,} at once"]
+    if rollout.limit_per_site is not None and task.gateway.site_id:
+        parts.append(f"{rollout.limit_per_site:,} of a site")
+    if settings.SYSTEM_LIMIT_IN_FLIGHT:
+        parts.append(f"{settings.SYSTEM_LIMIT_IN_FLIGHT:,} of all rollouts")
+    return ", ".join(parts)
 
 
 def _opening(task: UpgradeTask, rollout: Rollout) -> str:

@@ -1,20 +1,17 @@
 """How the console's list of devices is filtered by need and by firmware."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.cache import cache
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from console.filters import ChoiceFilter
+from console.keys import is_key
 from fleet import versions
 from fleet.models import Device
 from ota import needs
 from ota.needs import Need
-
-if TYPE_CHECKING:
-    from django.contrib.admin import SimpleListFilter as DropdownFilter
-else:
-    from unfold.contrib.filters.admin import DropdownFilter  # untyped; extends Django's
 
 # Each need with its label and its colour.
 NEEDS = {
@@ -30,7 +27,7 @@ ANY = "any"  # the filter's word for both
 REMEMBERED = 30  # s
 
 
-class NeedFilter(DropdownFilter):
+class NeedFilter(ChoiceFilter):
     title = "need"
     parameter_name = "need"
 
@@ -41,13 +38,13 @@ class NeedFilter(DropdownFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        if self.value() == ANY:
-            return needs.having(queryset, Need.REGULAR, Need.CONSISTENCY)
-        value = self.value() or ""
-        return needs.having(queryset, Need(value)) if value in set(Need) else queryset
+        value = self.value()
+        if not value:
+            return queryset
+        return needs.having(queryset, *(WANTING if value == ANY else [Need(value)]))
 
 
-class VersionFilter(DropdownFilter):
+class VersionFilter(ChoiceFilter):
     """By the version as a number, so that its spellings are one choice."""
 
     title = "firmware"
@@ -60,11 +57,15 @@ class VersionFilter(DropdownFilter):
         choices = [(str(number), versions.text(number)) for number in numbers]
         return [*choices, ("0", "Not readable"), ("none", "Not reported")]
 
+    def knows(self, value: str) -> bool:
+        """Also a version that no device has any more, or that is too new to be offered."""
+        return value == "none" or is_key(value)
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        value = self.value() or ""
-        if value == "none":
-            return queryset.filter(firmware_number=None)
-        return queryset.filter(firmware_number=value) if value.isdecimal() else queryset
+        value = self.value()
+        if not value:
+            return queryset
+        return queryset.filter(firmware_number=None if value == "none" else value)
 
 
 def _reported() -> list[int]:

@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -28,7 +29,7 @@ from fleet.admin import DeviceAdmin
 from fleet.models import Device, DeviceModel
 from fleet.selection import Selection
 from ota import needs, rollouts, states, tasks
-from ota.admin import clones, criteria, preview
+from ota.admin import clones, criteria, plan_table, preview, report
 from ota.admin.device_filters import NEEDS, WANTING, NeedFilter, VersionFilter
 from ota.forms import RolloutForm
 from ota.models import Rollout, UpgradeTarget, UpgradeTask
@@ -151,8 +152,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         chosen = Selection(pks=(int(object_id),) if is_key(object_id) else ())
         return HttpResponseRedirect(chosen.url(reverse("admin:fleet_device_upgrade")))
 
-    def upgrade_view(self, request: HttpRequest) -> HttpResponse:
-        """The preview; a POST goes on to the next preview, or starts the rollout."""
+    def upgrade_view(self, request: HttpRequest) -> HttpResponseBase:
+        """The preview; a POST goes on to the next preview, asks for its table, or starts the rollout."""
         if not self.has_upgrade_permission(request) or not self.has_view_permission(request):
             raise PermissionDenied
         choices = request.POST if request.method == "POST" else request.GET
@@ -169,6 +170,8 @@ class UpgradableDeviceAdmin(DeviceAdmin):
         form = RolloutForm(choices, models | _aircraft(choices), usual, by, original)
         if request.method != "POST":
             return self._preview(request, chosen, form, devices)
+        if choices.get("do") == "csv" and form.is_valid():
+            return self._table(request, chosen, form, devices)
         if choices.get("do") == "confirm" and form.is_valid() and _is_seen(request, form):
             return self._launch(request, chosen, form, devices)
         return _show_again(chosen, form)
@@ -194,6 +197,20 @@ class UpgradableDeviceAdmin(DeviceAdmin):
             "forgotten": preview.forgotten_aircraft(devices) if forgets else 0,
         }
         return TemplateResponse(request, "admin/fleet/device/upgrade.html", context)
+
+    def _table(
+        self,
+        request: HttpRequest,
+        chosen: Selection,
+        form: RolloutForm,
+        devices: QuerySet[Device],
+    ) -> HttpResponseBase:
+        """The whole plan that the page shows the first rows of."""
+        plan = _planned(form, devices, timezone.now())
+        if plan and plan.digest == request.POST.get("plan"):
+            return report.download(request, plan_table.as_csv(plan), "upgrade-plan.csv")
+        messages.warning(request, _OTHER_TABLE)
+        return _show_again(chosen, form)
 
     def _launch(
         self,
@@ -227,6 +244,10 @@ _PLAN_CHANGED = (
     "Nothing was started: something else would happen now than the preview showed. That can be other devices, "
     "versions, older ones too, or waves, when it may begin, who joins later and with what, or the approval. "
     "Please look at it once more."
+)
+_OTHER_TABLE = (
+    "There is no table of what the preview showed: something else would happen by now, or the choices changed. "
+    "This is the preview as it is now."
 )
 _NOTHING_STARTED = (
     "No rollout was started: none of the devices can be upgraded any more. "

@@ -13,9 +13,9 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from console.buttons import pressed_on
+from console.filters import ValueFilter
 from console.keys import key
 from console.labels import ago, label, link, two_lines
 from console.lists import ListAdmin
@@ -45,7 +45,7 @@ class NoticeAdmin(ListAdmin[Notice]):
 
     list_display = ["kind", "news_link", "when", "state"]
     list_display_links = None
-    list_filter = [("news__kind", ChoicesDropdownFilter)]
+    list_filter = [("news__kind", ValueFilter)]
     list_filter_submit = True
     list_select_related = ["news"]
     list_per_page = 50

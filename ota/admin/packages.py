@@ -1,7 +1,7 @@
 """Firmware packages in the console: what they are, what people say about them, and their states."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
@@ -17,10 +17,10 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action
 
 from console.counts import count
+from console.filters import ChoiceFilter, OneOfFilter, ValueFilter
 from console.keys import key
 from console.labels import NOTHING, ago, label, link, two_lines
 from console.paging import DEPTH
@@ -33,16 +33,11 @@ from ota.models import FirmwarePackage, UpgradeTarget, UpgradeTask
 from ota.packages import PackageRefused
 from ota.states import PackageState
 
-if TYPE_CHECKING:
-    from django.contrib.admin import SimpleListFilter as DropdownFilter
-else:
-    from unfold.contrib.filters.admin import DropdownFilter  # untyped; extends Django's
-
 LINES = 50  # of the history, a page
 NAMED = 5  # canceled upgrades in a message
 
 
-class ProblemFilter(DropdownFilter):
+class ProblemFilter(ChoiceFilter):
     """Packages that somebody has to see to."""
 
     title = "problem"
@@ -54,9 +49,9 @@ class ProblemFilter(DropdownFilter):
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[FirmwarePackage]
     ) -> QuerySet[FirmwarePackage]:
-        if self.value() == "yes":
-            return queryset.exclude(problem="")
-        return queryset.filter(problem="") if self.value() == "no" else queryset
+        if not self.value():
+            return queryset
+        return queryset.filter(problem="") if self.value() == "no" else queryset.exclude(problem="")
 
 
 @admin.register(FirmwarePackage)
@@ -67,7 +62,7 @@ class FirmwarePackageAdmin(PrefilledAdmin[FirmwarePackage]):
     list_display = ["name", "version", "fits", "status", "released_on", "length", "short_md5"]
     list_display_links = ["name"]
     list_filter = [
-        *(("state", ChoicesDropdownFilter), ProblemFilter, ("models", RelatedDropdownFilter)),
+        *(("state", ValueFilter), ProblemFilter, ("models", OneOfFilter)),
     ]
     list_filter_submit = True
     search_fields = ["file_name", "version", "md5", "sha256", "product_code"]

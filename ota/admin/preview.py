@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from fleet.models import Device
 from ota import needs, notes, terms
-from ota.models import Rollout, UpgradeTask
+from ota.models import Rollout
 from ota.needs import NAMED, Need
 from ota.rollouts import Excluded, Options, Plan, PlannedTarget, PlannedTask, PlannedWave
 from ota.upgrades import hours
@@ -37,6 +37,8 @@ _TITLES = {
     "battery_unknown": "Battery unknown",
     "low_battery": "Low battery",
     "aircraft_busy": "Aircraft busy",
+    "hours": "Outside the hours",
+    "no_hours": "No hours at its site",
     "storage_full": "Dock's storage full",
     "unknown_model": "Model not known yet",
     "not_behind_dock": "Not behind a dock",
@@ -49,6 +51,10 @@ _TITLES = {
     "needs_first": "Another version first",
     "open_task": "Another upgrade is open",
 }
+
+
+# Whoever is left out for one of these is as new as the target; for any other it may need an upgrade.
+_NEEDS_NOTHING = {"up_to_date", "downgrade"}
 
 
 class Table(NamedTuple):
@@ -75,6 +81,14 @@ class Group(NamedTuple):
         return self.devices - len(self.rows)
 
 
+class Split(NamedTuple):
+    """Docks of which one half goes while the other is left out, and one of these as an example."""
+
+    docks: int
+    dock: Device
+    left_out: Excluded
+
+
 class Preview(NamedTuple):
     """A plan as the page shows it."""
 
@@ -83,10 +97,12 @@ class Preview(NamedTuple):
     waits_for: list[tuple[str, int]]
     left_out: list[Group]
     left_out_count: int
+    split: Split | None
     downgrades: int
     notes: list[tuple[str, SafeString]]
     waves: Sequence[PlannedWave]
     begins: str
+    too_late: int
     needs_approval: bool
     stays_open: str
 
@@ -108,10 +124,12 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
         waits_for=reasons.most_common(),
         left_out=_groups(plan.excluded),
         left_out_count=len(plan.excluded),
-        downgrades=sum(is_downgrade(target) for task in plan.tasks for target in task.targets),
+        split=_split(plan),
+        downgrades=sum(target.is_downgrade for task in plan.tasks for target in task.targets),
         notes=_notes(plan),
         waves=plan.waves,
         begins=_begins(plan, max(options.starts_at or now, now), now),
+        too_late=plan.too_late,
         needs_approval=plan.needs_approval,
         stays_open=_stays_open(plan, options),
     )
@@ -119,21 +137,33 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
 
 def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
     """When the first command may go, in words; empty if at once."""
-    policy = {name: plan.policy[name] for name in ("windows", "expected_minutes")}
-    # Of all docks with one clock one will do.
-    first = {hours.clock(dock): dock for dock in (t.gateway for t in plan.tasks if t.wave == 1)}
-    tasks = [UpgradeTask(rollout=Rollout(**policy), gateway=dock) for dock in first.values()]
-    opens = [(hours.opening(task, starts_at) or starts_at, task) for task in tasks]
-    if not opens:
-        return ""
-    at, task = min(opens, key=lambda found: found[0])
-    if at <= now:
+    policy = Rollout(**plan.policy)
+    # Of all docks of one site one will do.
+    first = {task.gateway.site_id: task.gateway for task in plan.tasks if task.wave == 1}
+    found = ((hours.begins(policy, dock, starts_at), dock) for dock in first.values())
+    opens = [(at, dock) for at, dock in found if at]
+    at, dock = min(opens, key=lambda each: each[0], default=(now, None))
+    if at <= now or dock is None:
         return ""
     return (
         f"{timezone.localtime(at):%a %Y-%m-%d %H:%M %Z}"
         if at == starts_at
-        else hours.shown(task, at)
+        else hours.shown(dock, at)
     )
+
+
+def _split(plan: Plan) -> Split | None:
+    """Docks that go without their aircraft, or the other way round, although both should."""
+    goes = {task.gateway.pk: task.gateway for task in plan.tasks}
+    stays: dict[int, Excluded] = {}
+    for left_out in plan.excluded:
+        dock = needs.gateway_of(left_out.device)
+        if dock and dock.pk in goes and left_out.reason.code not in _NEEDS_NOTHING:
+            stays.setdefault(dock.pk, left_out)
+    if not stays:
+        return None
+    first = next(pk for pk in goes if pk in stays)
+    return Split(len(stays), goes[first], stays[first])
 
 
 def _stays_open(plan: Plan, options: Options) -> str:
@@ -152,8 +182,9 @@ def _notes(plan: Plan) -> list[tuple[str, SafeString]]:
     return [(str(package), notes.as_html(package.notes)) for package in ordered if package.notes]
 
 
-def is_downgrade(target: PlannedTarget) -> bool:
-    return target.package.version_number < (target.device.firmware_number or 0)
+def how(target: PlannedTarget) -> str:
+    """Which kind of upgrade it is, in words."""
+    return "Downgrade" if target.is_downgrade else str(target.upgrade_type.label)
 
 
 def forgotten_aircraft(chosen: QuerySet[Device]) -> int:
@@ -173,8 +204,8 @@ def _table(tasks: Sequence[PlannedTask]) -> Table:
     return Table(rows, len(tasks), sum(len(task.targets) for task in tasks))
 
 
-def _row(target: PlannedTarget) -> tuple[PlannedTarget, bool]:
-    return target, is_downgrade(target)
+def _row(target: PlannedTarget) -> tuple[PlannedTarget, str, bool]:
+    return target, how(target), target.is_downgrade
 
 
 def _groups(excluded: Sequence[Excluded]) -> list[Group]:

@@ -41,9 +41,13 @@ def page(rollout: Rollout, wanted: str) -> dict[str, Any]:
 
 def as_csv(request: HttpRequest, rollout: Rollout) -> StreamingHttpResponse:
     """All devices, sent while they are read."""
-    pieces = outcomes.as_csv(rollout)
+    return download(request, outcomes.as_csv(rollout), f"rollout-{rollout.pk}.csv")
+
+
+def download(request: HttpRequest, pieces: Iterator[str], file_name: str) -> StreamingHttpResponse:
+    """A table as a file, sent while it is made."""
     is_async = isinstance(request, ASGIRequest)
-    name = f'attachment; filename="rollout-{rollout.pk}.csv"'
+    name = f'attachment; filename="{file_name}"'
     return StreamingHttpResponse(
         one_after_the_other(pieces) if is_async else pieces,
         content_type="text/csv; charset=utf-8",

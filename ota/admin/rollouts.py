@@ -14,9 +14,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from console.buttons import pressed_on
+from console.filters import ValueFilter
 from console.labels import NOTHING, ago, label, two_lines
 from console.lists import CheckedChangeList, ListAdmin
 from ota import rollouts, rows, states, status, terms
@@ -60,7 +60,7 @@ class RolloutAdmin(ListAdmin[Rollout]):
 
     when_empty = "Choose devices in the list of devices, and take “Upgrade firmware…”."
     list_display = ["name", "state", "progress", "target", "author", "created"]
-    list_filter = [("status", ChoicesDropdownFilter)]
+    list_filter = [("status", ValueFilter)]
     list_filter_submit = True
     list_select_related = ["created_by"]
     list_per_page = 50

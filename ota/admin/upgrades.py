@@ -14,9 +14,9 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from console.buttons import pressed_on
+from console.filters import ValueFilter
 from console.keys import is_key
 from console.labels import NOTHING, ago, label, link
 from console.lists import ListAdmin
@@ -85,7 +85,7 @@ class UpgradeTaskAdmin(ListAdmin[UpgradeTask]):
 
     when_empty = "Tasks come with rollouts: choose devices, and take “Upgrade firmware…”."
     list_display = ["dock", "state", "rollout_link", "done", "attempt", "sent", "finished"]
-    list_filter = [("status", ChoicesDropdownFilter), RolloutFilter, PackageFilter]
+    list_filter = [("status", ValueFilter), RolloutFilter, PackageFilter]
     list_filter_submit = True
     list_select_related = ["gateway", "rollout"]
     list_per_page = 50

@@ -13,9 +13,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
 from console.buttons import pressed_on
+from console.filters import OneOfFilter, ValueFilter
 from console.labels import NOTHING, ago, label, link, two_lines
 from console.lists import ReadOnlyAdmin
 from console.prefilled import PrefilledAdmin
@@ -94,7 +94,7 @@ class WebhookAdmin(PrefilledAdmin[Webhook]):
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(ReadOnlyAdmin[WebhookDelivery]):
     list_display = ["news", "webhook", "state", "http_code", "tries", "created", "next"]
-    list_filter = [("status", ChoicesDropdownFilter), ("webhook", RelatedDropdownFilter)]
+    list_filter = [("status", ValueFilter), ("webhook", OneOfFilter)]
     list_filter_submit = True
     list_select_related = ["news", "webhook__organization"]
     list_per_page = 50

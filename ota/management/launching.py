@@ -8,6 +8,7 @@ from django.core.management.base import CommandParser
 from rich.console import RenderableType
 from rich.table import Table
 
+from console.counts import count
 from console.terminal import refuse_unknown, table
 from ota import needs, rollouts
 from ota.management.policy import add_policy, add_times, chosen
@@ -58,8 +59,13 @@ def would_be_refused(plan: Plan, chosen: Options, user: User | None) -> str:
 
 
 def plan_shown(document: Document) -> list[RenderableType]:
-    """The waves, the tasks and what is left out, as far as there are any."""
+    """The waves, the tasks and what is left out, as far as there are any; first what the deadline cancels."""
     shown: list[RenderableType] = []
+    if late := document["too_late"]:
+        has = "has" if late == 1 else "have"
+        shown.append(
+            f"{count(late, 'dock')} {has} no hours before the deadline and would be canceled."
+        )
     if len(document["waves"]) > 1:
         waves = [
             (wave["number"], wave["title"], f"{wave['docks']:,}") for wave in document["waves"]

@@ -93,7 +93,8 @@ class PlannedWave(NamedTuple):
 class Plan(NamedTuple):
     """What would happen to each chosen device, in which wave, under which policy.
 
-    ``offers``, not saved yet, are what devices get that join it later, if it stays open.
+    ``offers``, not saved yet, are what devices get that join it later, if it stays open. ``too_late`` is
+    the number of docks whose hours do not begin before the deadline, which would cancel them.
     """
 
     tasks: list[PlannedTask]
@@ -103,6 +104,7 @@ class Plan(NamedTuple):
     needs_approval: bool = False
     offers: Sequence[Offer] = ()
     starts_at: dt.datetime | None = None
+    too_late: int = 0
 
     @property
     def stays_open(self) -> bool:
@@ -151,6 +153,7 @@ class Plan(NamedTuple):
                 {"model_key": offer.model.key, "version": offer.version}
                 for offer in self.joining_get
             ],
+            "too_late": self.too_late,
         }
 
 
@@ -179,16 +182,17 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
     preferred = list(OrganizationPolicy.objects.filter(organization__in=concerned))
     policy = _policy(concerned, preferred, is_list=bool(options.criteria)) | dict(options.policy)
     check(options, policy, now)
+    start, how = max(options.starts_at or now, now), Rollout(**policy)
     if options.deadline_at:
-        sites = {task.gateway.site for task in tasks}
-        start = max(options.starts_at or now, now)
-        refuse_closed(Rollout(**policy), sites, start, options.deadline_at)
+        refuse_closed(how, {task.gateway.site for task in tasks}, start, options.deadline_at)
+    tasks = _within_hours(tasks, how, start)
     _refuse_strangers(options.pilot, tasks)
     numbered, waves_ = _in_waves(tasks, str(policy["waves"]), set(options.pilot))
     asks = _needs_approval(tasks, preferred) or (
         policy["keeps_open"] and may_grow(options.criteria)
     )
-    return Plan(numbered, excluded, waves_, policy, asks, _offers(options), options.starts_at)
+    late = _too_late(tasks, how, start, options.deadline_at)
+    return Plan(numbered, excluded, waves_, policy, asks, _offers(options), options.starts_at, late)
 
 
 def _refuse_crowds(devices: QuerySet[Device]) -> None:
@@ -211,6 +215,31 @@ def planned(answers: Sequence[Answer]) -> PlannedTask:
     if gateway is None:
         raise ValueError(f"{ordered[0].device} has no dock")
     return PlannedTask(gateway, targets, list(reasons.values()))
+
+
+def _within_hours(
+    tasks: Sequence[PlannedTask], policy: Policy, start: dt.datetime
+) -> list[PlannedTask]:
+    """The tasks with what the hours keep them from at the start, as they will say then."""
+    one_of_each = {task.gateway.site_id: task.gateway for task in tasks}
+    closed = {site: hours.closed(policy, dock, start) for site, dock in one_of_each.items()}
+    return [
+        task._replace(waits_for=[*task.waits_for, reason])
+        if (reason := closed[task.gateway.site_id])
+        else task
+        for task in tasks
+    ]
+
+
+def _too_late(
+    tasks: Sequence[PlannedTask], policy: Policy, start: dt.datetime, deadline: dt.datetime | None
+) -> int:
+    """How many docks the deadline would cancel because their hours do not begin before it."""
+    if deadline is None:
+        return 0
+    one_of_each = {task.gateway.site_id: task.gateway for task in tasks}
+    begins = {site: hours.begins(policy, dock, start) for site, dock in one_of_each.items()}
+    return sum((begins[task.gateway.site_id] or deadline) >= deadline for task in tasks)
 
 
 def _policy(

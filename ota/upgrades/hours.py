@@ -11,6 +11,7 @@ from django.conf import settings
 from fleet.models import Device, Site
 from ota import windows
 from ota.models import Policy, Rollout, UpgradeTask
+from ota.needs import Reason
 
 
 class Outlook(NamedTuple):
@@ -27,20 +28,22 @@ def overdue(rollout: Rollout, now: dt.datetime) -> str:
     return f"not sent by the deadline, {rollout.deadline_at:%Y-%m-%d %H:%M %Z}"
 
 
-def closed(task: UpgradeTask, now: dt.datetime) -> str:
-    """Why the hours do not allow the command now, in words; empty if they do.
+def closed(policy: Policy, dock: Device, now: dt.datetime) -> Reason | None:
+    """Why a policy's hours do not let a command to a dock go now; None if they do.
 
-    They have to last as long as the upgrade is expected to take.
+    They have to last as long as the upgrade is expected to take. Time clears only what begins
+    again; for the rest somebody has to do something.
     """
-    zone = zone_of(task)
+    zone = _zone(dock.site)
     if zone is None:
-        return f"the time zone of site {task.gateway.site} is not known: correct it"
-    outlook = _outlook(task.rollout.windows, zone, task.rollout.expected_minutes, now)
+        text = f"the time zone of site {dock.site} is not known: correct it"
+        return Reason("no_hours", text)
+    outlook = _outlook(policy.windows, zone, policy.expected_minutes, now)
     if outlook.is_open:
-        return ""
+        return None
     if outlook.opens is None:
-        return "the rollout's hours are never long enough"
-    return f"the rollout's hours begin again on {shown(task, outlook.opens)}"
+        return Reason("no_hours", "the rollout's hours are never long enough")
+    return Reason("hours", f"the rollout's hours begin again on {shown(dock, outlook.opens)}")
 
 
 def is_open(policy: Policy, dock: Device, now: dt.datetime) -> bool:
@@ -61,16 +64,19 @@ def open_in_time(
     return not looks or any(look.is_open or (look.opens or end) < end for look in looks)
 
 
+def begins(policy: Policy, dock: Device, start: dt.datetime) -> dt.datetime | None:
+    """When a command to a dock may go from a moment on; None if the hours never let it."""
+    if (zone := _zone(dock.site)) is None:
+        return None
+    outlook = _outlook(policy.windows, zone, policy.expected_minutes, start)
+    return start if outlook.is_open else outlook.opens
+
+
 def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
     """When the hours open next for long enough; None if they never do, or are open."""
-    if (zone := zone_of(task)) is None:
+    if (zone := _zone(task.gateway.site)) is None:
         return None
     return _outlook(task.rollout.windows, zone, task.rollout.expected_minutes, now).opens
-
-
-def zone_of(task: UpgradeTask) -> zoneinfo.ZoneInfo | None:
-    """The site's time zone, or the installation's where a dock stands nowhere; None if it is unknown."""
-    return _zone(task.gateway.site)
 
 
 def clock(dock: Device) -> str:
@@ -83,15 +89,16 @@ def _clock(site: Site | None) -> str:
 
 
 def _zone(site: Site | None) -> zoneinfo.ZoneInfo | None:
+    """The site's time zone, or the installation's where a dock stands nowhere; None if it is unknown."""
     try:
         return zoneinfo.ZoneInfo(_clock(site))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return None
 
 
-def shown(task: UpgradeTask, at: dt.datetime) -> str:
-    """A moment on the site's clock, with its zone."""
-    return f"{at.astimezone(zone_of(task) or dt.UTC):%a %Y-%m-%d %H:%M %Z}"
+def shown(dock: Device, at: dt.datetime) -> str:
+    """A moment on the clock of a dock's site, with its zone."""
+    return f"{at.astimezone(_zone(dock.site) or dt.UTC):%a %Y-%m-%d %H:%M %Z}"
 
 
 # Thousands of tasks of one rollout ask the same question in the same tick.

@@ -248,14 +248,13 @@ def _unreadable(device: Device) -> Reason:
 def _too_early(task: UpgradeTask, now: dt.datetime) -> Iterable[Reason]:
     starts_at = task.rollout.starts_at
     if starts_at and starts_at > now:
-        yield Reason("not_started", f"the rollout starts on {hours.shown(task, starts_at)}")
+        yield Reason("not_started", f"the rollout starts on {hours.shown(task.gateway, starts_at)}")
     if task.not_before and task.not_before > now:
-        until = hours.shown(task, task.not_before)
+        until = hours.shown(task.gateway, task.not_before)
         spread = Reason("not_yet", f"its start is spread: it waits until {until}")
         yield retries.resting(task, task.not_before) if task.retries else spread
-    if text := hours.closed(task, now):
-        # Time clears only what begins again; for the rest somebody has to do something.
-        yield Reason("hours" if hours.opening(task, now) else "no_hours", text)
+    if closed := hours.closed(task.rollout, task.gateway, now):
+        yield closed
 
 
 def _end(

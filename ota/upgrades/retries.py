@@ -72,7 +72,7 @@ def resting(task: UpgradeTask, again: dt.datetime) -> Reason:
     """What a task waits for whose attempt has failed."""
     return Reason(
         "not_yet",
-        f"its pause after a failure lasts until {hours.shown(task, again)}, then it goes again",
+        f"its pause after a failure lasts until {hours.shown(task.gateway, again)}, then it goes again",
     )
 
 

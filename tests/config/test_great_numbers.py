@@ -98,7 +98,7 @@ def test_the_waves_of_a_rollout_have_separators_in_a_terminal() -> None:
     wave |= {"tasks": 1400, "finished": 1300, "proven": 1200, "failed": 1100}
     assert cells(watching.waves_table([wave]))[3:7] == ["1,400", "1,300", "1,200", "1,100"]
     waves = [{"number": number, "title": "", "docks": 1500} for number in (1, 2)]
-    (planned,) = plan_shown({"waves": waves, "tasks": [], "excluded": []})
+    (planned,) = plan_shown({"waves": waves, "tasks": [], "excluded": [], "too_late": 0})
     assert cells(planned) == ["1", "2", "", "", "1,500", "1,500"]
 
 

@@ -108,12 +108,49 @@ def test_the_list_is_filtered(viewer: Client, query: str, found: str) -> None:
     assert [device.sn for device in changelist.result_list] == [found]
 
 
-@pytest.mark.parametrize(
-    "query", ["need=nonsense", "firmware_number=x", "claimed=maybe", "_facets=1"]
-)
+@pytest.mark.parametrize("query", ["need=", "firmware_number=", "claimed=", "_facets=1"])
 def test_a_filter_that_says_nothing_shows_all(viewer: Client, query: str) -> None:
     make_dock(sn="one")
     assert "one" in text(viewer.get(f"{LIST}?{query}"))
+
+
+WRONG = ["need=nonsense", "firmware_number=x", "claimed=maybe"]
+
+
+@pytest.mark.parametrize("query", WRONG)
+def test_a_filter_with_a_value_that_does_not_exist_is_refused(viewer: Client, query: str) -> None:
+    make_dock(sn="one")
+    response = viewer.get(f"{LIST}?{query}", follow=True)
+    assert response.redirect_chain == [(f"{LIST}?e=1", 302)]
+    assert "shows everything now" in text(response)
+
+
+@pytest.mark.parametrize("query", WRONG)
+@pytest.mark.parametrize("page", ["upgrade", "adopt"])
+def test_a_list_with_a_filter_that_does_not_exist_chooses_nothing(
+    administrator: Client, page: str, query: str
+) -> None:
+    make_dock(sn="one")
+    response = administrator.get(f"{LIST}{page}/", {"query": query})
+    assert (response.status_code, response["Location"]) == (302, LIST)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("site__isnull=True", "organization__isnull=True", "presence__isnull=True"),
+        *("model__kind__isnull=True", "presence__exact=away", "model__isnull=True"),
+    ],
+)
+def test_a_filter_for_what_no_device_has_finds_none(viewer: Client, query: str) -> None:
+    site = Site.objects.create(name="Roof", organization=make_organization())
+    make_dock(site=site, organization=site.organization)
+    assert not context(viewer, f"{LIST}?{query}")["cl"].result_count
+
+
+def test_a_filter_for_what_all_devices_have_finds_all(viewer: Client) -> None:
+    make_dock()
+    assert context(viewer, f"{LIST}?model__isnull=False")["cl"].result_count == 1
 
 
 def test_a_viewer_is_offered_no_action(viewer: Client) -> None:

@@ -16,9 +16,11 @@ from mqtt_bridge import publisher
 from mqtt_bridge.client import Outcome
 from ota import rollouts
 from ota.models import UpgradeTask
+from ota.needs import Reason
 from ota.rollouts import InvalidPolicy
 from ota.states import TaskStatus
 from ota.upgrades import hours, issue
+from tests.calls import Run
 from tests.make import (
     make_dock,
     make_listening,
@@ -27,6 +29,7 @@ from tests.make import (
     make_rollout,
     make_task,
 )
+from tests.people import text
 
 pytestmark = pytest.mark.django_db
 
@@ -54,6 +57,10 @@ def make(zone: str | None = "Europe/Zurich", windows: str = NIGHT, **policy: Any
     site = zone and Site.objects.create(organization=organization, name=zone, time_zone=zone)
     rollout = make_rollout(windows=windows, **policy)
     return make_task(make_dock(organization=organization, site=site or None), rollout=rollout)
+
+
+def closed(task: UpgradeTask, at: str) -> Reason | None:
+    return hours.closed(task.rollout, task.gateway, utc(at))
 
 
 def tick() -> None:
@@ -86,7 +93,7 @@ def test_a_task_goes_when_its_hours_begin(clock: time_machine.Traveller) -> None
 @pytest.mark.parametrize(("at", "is_open"), [("02:00", True), ("02:15", True), ("02:16", False)])
 def test_the_hours_have_to_last_for_the_expected_time(at: str, is_open: bool) -> None:
     task = make(expected_minutes=45)
-    assert (hours.closed(task, utc(f"2026-06-02 {at}")) == "") == is_open
+    assert (closed(task, f"2026-06-02 {at}") is None) == is_open
 
 
 def administrator() -> Client:
@@ -139,9 +146,8 @@ def test_a_site_that_is_gone_leaves_its_docks_the_installations_clock(
 
 def test_docks_go_by_the_clocks_of_their_own_sites() -> None:
     zurich, denver = make("Europe/Zurich"), make("America/Denver")
-    now = utc("2026-06-01 21:00")
-    assert not hours.closed(zurich, now)
-    assert hours.opening(denver, now) == utc("2026-06-02 04:00")
+    assert not closed(zurich, "2026-06-01 21:00")
+    assert hours.opening(denver, utc("2026-06-01 21:00")) == utc("2026-06-02 04:00")
 
 
 def test_a_dock_without_a_site_goes_by_the_installations_clock() -> None:
@@ -159,7 +165,7 @@ def test_a_zone_that_nobody_knows_is_named() -> None:
 
 
 def test_without_hours_any_time_is_right() -> None:
-    assert hours.closed(make(windows=""), utc("2026-06-01 12:00")) == ""
+    assert closed(make(windows=""), "2026-06-01 12:00") is None
 
 
 @pytest.mark.parametrize(
@@ -178,14 +184,14 @@ def test_on_the_days_on_which_the_clocks_change_the_wall_decides(now: str, opens
 def test_an_hour_that_is_skipped_shortens_the_night() -> None:
     # 22:00 to 05:00 are six hours: of 01:00 UTC two are left, of 02:00 one.
     task = make(expected_minutes=120)
-    assert not hours.closed(task, utc("2026-03-29 01:00"))
-    assert hours.closed(task, utc("2026-03-29 01:01"))
+    assert not closed(task, "2026-03-29 01:00")
+    assert closed(task, "2026-03-29 01:01")
 
 
 def test_an_hour_that_comes_twice_lengthens_the_night() -> None:
     task = make(expected_minutes=8 * 60)
-    assert not hours.closed(task, utc("2026-10-24 20:00"))
-    assert hours.closed(task, utc("2026-10-24 20:01"))
+    assert not closed(task, "2026-10-24 20:00")
+    assert closed(task, "2026-10-24 20:01")
 
 
 def test_before_its_start_and_outside_its_hours_a_task_is_looked_at_when_both_are_over() -> None:
@@ -230,3 +236,91 @@ def test_hours_that_do_not_open_before_the_deadline_are_refused_while_it_runs() 
 def test_a_site_whose_zone_nobody_knows_is_no_reason_to_refuse_a_deadline() -> None:
     task, now = make("Atlantis/Capital"), utc("2026-06-01 12:00")
     assert rollouts.change(task.rollout, {"deadline_at": utc("2026-06-01 13:00")}, now)
+
+
+# The plan says what the tasks will say
+
+
+def make_docks(*zones: str) -> list[Device]:
+    """Docks that need an upgrade, each at a site in one of the zones."""
+    make_listening()
+    make_package()
+    owner = make_organization()
+    sites = [Site.objects.create(organization=owner, name=z, time_zone=z) for z in zones]
+    return [make_dock(organization=owner, site=site, sn=site.name) for site in sites]
+
+
+def test_a_plan_tells_of_the_hours_what_each_task_tells_after_the_start() -> None:
+    make_docks("Europe/Zurich", "America/New_York", "Pacific/Auckland", "Atlantis/Capital")
+    make_dock(sn="Nowhere", organization=Site.objects.all()[0].organization)
+    now = utc("2026-06-01 12:00")
+    options = rollouts.Options(policy={"windows": NIGHT}, deadline_at=utc("2026-06-01 21:00"))
+    plan = rollouts.plan(Device.objects.all(), options, now)
+    told = {task.gateway.sn: [r.as_json() for r in task.waits_for] for task in plan.tasks}
+    assert {sn: [reason["code"] for reason in reasons] for sn, reasons in told.items()} == {
+        "Europe/Zurich": ["hours"],
+        "America/New_York": ["hours"],
+        "Pacific/Auckland": [],
+        "Atlantis/Capital": ["no_hours"],
+        "Nowhere": ["hours"],
+    }
+    assert plan.too_late == 3
+    rollouts.launch(Device.objects.all(), options, now)
+    issue.look_again(now)
+    tasks = UpgradeTask.objects.select_related("gateway")
+    assert {task.gateway.sn: task.waits_for for task in tasks} == told
+
+
+def test_a_plan_looks_at_the_hours_at_its_start() -> None:
+    make_docks("Europe/Zurich")
+    options = rollouts.Options(policy={"windows": NIGHT}, starts_at=utc("2026-06-01 20:00"))
+    [task] = rollouts.plan(Device.objects.all(), options, utc("2026-06-01 12:00")).tasks
+    assert not task.waits_for
+
+
+def test_a_preview_warns_of_docks_whose_hours_begin_after_the_deadline() -> None:
+    make_docks("Europe/Zurich", "Pacific/Auckland")
+    choices = {
+        "query": "",
+        "limit_in_flight": "5",
+        "windows": NIGHT,
+        "deadline_at": "2026-06-01T15:00",
+    }
+    client = administrator()
+    page = text(client.get("/admin/fleet/device/upgrade/", choices))
+    assert "1 dock has no hours before the deadline and would be canceled." in page
+    assert "Outside the hours · 1" in page
+    later = choices | {"deadline_at": "2026-06-01T20:01"}
+    assert "would be canceled" not in text(client.get("/admin/fleet/device/upgrade/", later))
+
+
+def test_a_preview_does_not_say_that_a_dock_begins_whose_sites_zone_is_unknown() -> None:
+    make_docks("Atlantis/Capital", "Europe/Zurich")
+    choices = {"query": "", "limit_in_flight": "5", "windows": NIGHT}
+    page = text(administrator().get("/admin/fleet/device/upgrade/", choices))
+    assert "The first wave can begin on Mon 2026-06-01 22:00 CEST" in page
+
+
+def test_the_command_says_how_many_docks_the_deadline_would_cancel(run: Run) -> None:
+    make_docks("Europe/Zurich", "Pacific/Auckland")
+    given = ["--all", "--windows", NIGHT, "--deadline", "2026-06-01T15:00Z", "--dry-run"]
+    assert run.answer("start_upgrade", *given)["too_late"] == 1
+    run("start_upgrade", *given)
+    assert "1 dock has no hours before the deadline and would be canceled." in run.out
+
+
+def test_hours_cost_a_plan_no_query_however_many_sites_there_are(
+    django_assert_max_num_queries: Any,
+) -> None:
+    now, costs = utc("2026-06-01 12:00"), []
+    make_docks("Europe/Zurich")
+    owner = Site.objects.get().organization
+    options = rollouts.Options(policy={"windows": NIGHT}, deadline_at=utc("2026-06-02 12:00"))
+    for number in (1, 9):
+        for n in range(number):
+            site = Site.objects.create(organization=owner, name=f"{number}.{n}", time_zone="UTC")
+            make_dock(organization=owner, site=site)
+        with django_assert_max_num_queries(40) as queries:
+            rollouts.plan(Device.objects.all(), options, now)
+        costs.append(len(queries))
+    assert costs[0] == costs[1]

@@ -103,6 +103,15 @@ def test_what_is_wrong_stands_on_the_page_and_in_the_list(administrator: Client)
     assert "10.01.4000" not in found
 
 
+@pytest.mark.parametrize("query", ["problem=maybe", "models__id__exact=999", "state__exact=lost"])
+def test_a_filter_that_fits_no_package_does_not_show_them_all(
+    administrator: Client, query: str
+) -> None:
+    package = make_package(models=("3-2-0",))
+    response = administrator.get(f"{LIST}?{query}")
+    assert response.status_code == 302 or package.file_name not in text(response)
+
+
 def test_a_broken_package_is_not_made_available_and_the_reason_is_told(
     administrator: Client,
 ) -> None:

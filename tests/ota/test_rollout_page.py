@@ -9,7 +9,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
+from fleet.models import Site
 from ota import live, rollouts, rows, status
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTask
 from ota.states import TaskStatus
@@ -111,6 +113,20 @@ def test_a_task_says_what_it_waits_for(viewer: Client) -> None:
     text = page(viewer, rollout).content.decode()
     assert "Waits: the dock is offline" in text
     assert "Ready, waits for a free slot: at most 1 at once" in text
+
+
+def test_a_task_that_waits_for_a_slot_names_all_limits_that_may_hold_it(settings: Settings) -> None:
+    settings.SYSTEM_LIMIT_IN_FLIGHT = 50
+    dock = make_dock()
+    assert dock.organization
+    dock.site = Site.objects.create(name="Roof", organization=dock.organization)
+    dock.save()
+    rollout = make_rollout(limit_per_site=1)
+    there = make_task(dock, rollout=rollout, is_ready=True)
+    nowhere = make_task(rollout=rollout, is_ready=True)
+    found = "Ready, waits for a free slot: at most 20 at once"
+    assert rows.note(there, rollout) == f"{found}, 1 of a site, 50 of all rollouts"
+    assert rows.note(nowhere, rollout) == f"{found}, 50 of all rollouts"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_the_plan_as_scripts_get_it() -> None:
         "needs_approval": False,
         "stays_open": False,
         "joining_get": [],
+        "too_late": 0,
     }
 
 

@@ -68,6 +68,7 @@ def test_a_rollout_is_started(run: Run) -> None:
         "needs_approval": False,
         "stays_open": False,
         "joining_get": [],
+        "too_late": 0,
     }
 
 
@@ -189,7 +190,7 @@ def test_waiting_ends_when_the_time_is_over(run: Run) -> None:
     told = run.answer("start_upgrade", "--sn", dock.sn, *options, code=1)
     assert list(told) == [
         *("dry_run", "rollout_id", "tasks", "excluded", "waves", "needs_approval"),
-        *("stays_open", "joining_get", "status"),
+        *("stays_open", "joining_get", "too_late", "status"),
     ]
     assert told["status"]["counts"]["pending"] == 1
 

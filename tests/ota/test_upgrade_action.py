@@ -255,6 +255,43 @@ def test_forgotten_aircraft_are_hinted_at(operator: Client) -> None:
     assert hint not in text(operator.get(f"{PREVIEW}?pks={dock.pk},{aircraft.pk}"))
 
 
+def test_a_dock_that_stays_behind_while_its_aircraft_goes_is_named(operator: Client) -> None:
+    make_package("10.01.9000", models=("3-2-0",), minimum_version="10.01.8000")
+    make_package(NEWER, models=("0-91-1",))
+    for sn in ("D1", "D2"):
+        make_aircraft(make_dock(OLDER, sn=sn), OLDER)
+    shown = text(operator.get(f"{PREVIEW}?query="))
+    assert "2 docks are parted from their aircraft" in shown
+    assert "the dock itself is left out: needs 10.01.8000 first: add its package" in shown
+    split = preview(operator, "query=").split
+    assert (split.docks, split.left_out.device.sn) == (2, "D1")
+
+
+def test_an_aircraft_that_stays_behind_while_its_dock_goes_is_named(operator: Client) -> None:
+    make_package(NEWER)
+    aircraft = make_aircraft(make_dock(OLDER), "")
+    shown = text(operator.get(f"{PREVIEW}?query="))
+    assert "1 dock is parted from its aircraft" in shown
+    assert f"aircraft {aircraft} is left out: it has not reported a firmware version" in shown
+
+
+@pytest.mark.parametrize("version", [NEWER, "10.01.9999"])
+def test_an_aircraft_that_needs_no_upgrade_is_not_parted_from_its_dock(
+    operator: Client, version: str
+) -> None:
+    make_package(NEWER)
+    make_aircraft(make_dock(OLDER), version)
+    make_dock(NEWER)
+    found = preview(operator, "query=")
+    assert (found.devices, found.left_out_count, found.split) == (1, 2, None)
+
+
+def test_a_dock_and_its_aircraft_that_are_both_left_out_are_not_parted(operator: Client) -> None:
+    make_package(NEWER)
+    make_aircraft(make_dock(""), "")
+    assert preview(operator, "query=").split is None
+
+
 def test_a_downgrade_is_left_out_unless_it_is_allowed(operator: Client) -> None:
     make_package(OLDER)
     dock = make_dock(NEWER)
