@@ -178,7 +178,7 @@ def plan(devices: QuerySet[Device], options: Options, now: dt.datetime) -> Plan:
         policy["keeps_open"] and may_grow(options.criteria)
     )
     late = _too_late(tasks, how, start, options.deadline_at)
-    return Plan(numbered, excluded, waves_, policy, asks, _offers(options), late)
+    return Plan(numbered, excluded, waves_, policy, asks, _offers(options), too_late=late)
 
 
 def _refuse_crowds(devices: QuerySet[Device]) -> None:

@@ -11,6 +11,7 @@ from django.conf import settings
 from fleet.models import Device, Site
 from ota import windows
 from ota.models import Policy, Rollout, UpgradeTask
+from ota.moments import moment
 from ota.needs import Reason
 
 
@@ -25,7 +26,7 @@ def overdue(rollout: Rollout, now: dt.datetime) -> str:
     """Why nothing of a rollout may be sent any more, in words; empty before its deadline."""
     if rollout.deadline_at is None or rollout.deadline_at > now:
         return ""
-    return f"not sent by the deadline, {rollout.deadline_at:%Y-%m-%d %H:%M %Z}"
+    return f"not sent by the deadline, {moment(rollout.deadline_at)}"
 
 
 def closed(policy: Policy, dock: Device, now: dt.datetime) -> Reason | None:
@@ -79,10 +80,19 @@ def opening(task: UpgradeTask, now: dt.datetime) -> dt.datetime | None:
     return _outlook(task.rollout.windows, zone, task.rollout.expected_minutes, now).opens
 
 
+def clock(dock: Device) -> str:
+    """The name of the time zone that a dock's hours follow, whether it is known or not."""
+    return _clock(dock.site)
+
+
+def _clock(site: Site | None) -> str:
+    return site.time_zone if site else settings.TIME_ZONE
+
+
 def _zone(site: Site | None) -> zoneinfo.ZoneInfo | None:
     """The site's time zone, or the installation's where a dock stands nowhere; None if it is unknown."""
     try:
-        return zoneinfo.ZoneInfo(site.time_zone if site else settings.TIME_ZONE)
+        return zoneinfo.ZoneInfo(_clock(site))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return None
 
