@@ -29,7 +29,7 @@ from ota.models import Criterion, FirmwarePackage, Policy, Rollout, Upload
 from ota.models.packages import MOST_NOTES, validate_version
 from ota.packages import PackageRefused
 from ota.packages.facts import Given
-from ota.rollouts import FIELDS, InvalidPolicy, Options, options_of
+from ota.rollouts import FIELDS, LABELS, InvalidPolicy, Options, options_of
 
 # A change of these changes who is upgraded and to what.
 DECISIVE = ("to", "with_aircraft", "allow_downgrade")
@@ -47,10 +47,6 @@ class Group(NamedTuple):
 
     title: str
     fields: list[forms.BoundField]
-
-
-# What people call these, wherever they choose them.
-LABELS = {"limit_in_flight": "Docks at a time", "limit_per_site": "Docks of a site at a time"}
 
 
 def policy_field(name: str) -> forms.Field:

@@ -12,9 +12,10 @@ from django.utils.text import capfirst
 
 from console.counts import count
 from console.sizes import shown_size
-from ota import downloads, rollouts, states, status, terms
+from ota import downloads, rollouts, states, status
 from ota.models import Rollout, UpgradeTarget, UpgradeTask, Wave
 from ota.models.upgrades import UpgradeTaskQuerySet
+from ota.moments import moment
 from ota.rollouts import Standing
 from ota.states import TaskStatus
 from ota.upgrades import retries
@@ -241,7 +242,7 @@ def of_waves(rollout: Rollout) -> list[Row]:
 def _stand(rollout: Rollout, wave: Wave, before: tuple[Wave, Standing] | None) -> str:
     """Since when a wave is open, or what it waits for."""
     if wave.opened_at:
-        return f"open since {terms.moment(wave.opened_at)}"
+        return f"open since {moment(wave.opened_at)}"
     if rollout.status not in states.UNFINISHED:
         return "was never opened"
     if before and before[0].opened_at is None:
@@ -255,7 +256,7 @@ def _beginning(rollout: Rollout) -> str:
     if rollout.status == Rollout.Status.NEEDS_APPROVAL:
         return "waits for approval"
     if rollout.starts_at and rollout.starts_at > timezone.now():
-        return f"opens on {terms.moment(rollout.starts_at)}"
+        return f"opens on {moment(rollout.starts_at)}"
     return "opens at once"
 
 
@@ -266,7 +267,7 @@ def _gate(rollout: Rollout, last: Wave, standing: Standing) -> str:
         return "waits for a click"
     if last.met_at:
         opens = last.met_at + dt.timedelta(minutes=rollout.soak_minutes)
-        return f"opens on {terms.moment(opens)}"
+        return f"opens on {moment(opens)}"
     running = standing.tasks - standing.finished - standing.canceled
     if standing.is_under_way or not standing.finished:
         return f"waits for wave {last.number}: {running:,} of {standing.tasks:,} are not finished"
@@ -396,5 +397,5 @@ def _limits(task: UpgradeTask, rollout: Rollout) -> str:
 def _opening(task: UpgradeTask, rollout: Rollout) -> str:
     """When the task's wave opens: a wave that is closed waits for the start, or for the one before."""
     if rollout.starts_at and rollout.starts_at > timezone.now():
-        return f"Waits for the start, {timezone.localtime(rollout.starts_at):%Y-%m-%d %H:%M %Z}"
+        return f"Waits for the start, {moment(rollout.starts_at)}"
     return f"Waits for wave {task.wave.number} to open"

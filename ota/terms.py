@@ -4,11 +4,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from django.utils import timezone
-
 from console.counts import count
 from ota import waves
 from ota.models import Criterion, Offer, Rollout
+from ota.moments import moment
 
 SHOWN = 6  # of what a sentence lists
 
@@ -37,11 +36,6 @@ def of(rollout: Rollout) -> list[Term]:
         Term("Stays open", _stays_open(rollout) if rollout.keeps_open else ""),
     ]
     return [term for term in found if term.text]
-
-
-def moment(at: dt.datetime | None) -> str:
-    """A time on this installation's clock, with its zone; empty if there is none."""
-    return f"{timezone.localtime(at):%Y-%m-%d %H:%M %Z}" if at else ""
 
 
 def lasted(found: dt.timedelta) -> str:

@@ -9,8 +9,8 @@ from django.forms import Field as FormField
 from django.http import HttpRequest
 
 from console.prefilled import PrefilledAdmin
-from ota.forms import LABELS
 from ota.models import OrganizationPolicy
+from ota.rollouts import LABELS
 
 
 @admin.register(OrganizationPolicy)

@@ -138,8 +138,8 @@ def of(plan: Plan, options: Options, now: dt.datetime) -> Preview:
 def _begins(plan: Plan, starts_at: dt.datetime, now: dt.datetime) -> str:
     """When the first command may go, in words; empty if at once."""
     policy = Rollout(**plan.policy)
-    # Of all docks of one site one will do.
-    first = {task.gateway.site_id: task.gateway for task in plan.tasks if task.wave == 1}
+    # Of all docks with one clock one will do.
+    first = {hours.clock(dock): dock for dock in (t.gateway for t in plan.tasks if t.wave == 1)}
     found = ((hours.begins(policy, dock, starts_at), dock) for dock in first.values())
     opens = [(at, dock) for at, dock in found if at]
     at, dock = min(opens, key=lambda each: each[0], default=(now, None))

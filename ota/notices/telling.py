@@ -26,6 +26,7 @@ from ota.models import (
     WebhookDelivery,
 )
 from ota.models.notices import Kind
+from ota.moments import moment
 from ota.notices.shared import Shared, ended
 from ota.notices.wishes import People
 from ota.states import TaskStatus
@@ -141,7 +142,7 @@ def _title(event: RolloutEvent) -> str:
 def _begins(event: RolloutEvent) -> str:
     starts_at = event.rollout.starts_at
     if starts_at and starts_at > event.at:
-        return f"starts at {starts_at:%Y-%m-%d %H:%M %Z}"
+        return f"starts at {moment(starts_at)}"
     return "has started"
 
 

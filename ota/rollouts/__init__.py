@@ -1,6 +1,7 @@
 """Rollouts: what would happen, starting it, how it goes on by itself, and what operators do to it."""
 
 from ota.rollouts import consistency, standstill
+from ota.rollouts.changes import LABELS
 from ota.rollouts.cloning import clone, options_of, rest_of
 from ota.rollouts.course import (
     Standing,
@@ -40,6 +41,7 @@ from ota.rollouts.verbs import (
 
 __all__ = [
     "FIELDS",
+    "LABELS",
     "Excluded",
     "Held",
     "InvalidPolicy",

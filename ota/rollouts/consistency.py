@@ -13,12 +13,12 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, When
-from django.utils import timezone
 
 from fleet.models import Device, DeviceModel
 from fleet.names import in_one_line
 from ota import needs
 from ota.models import FirmwarePackage, OrganizationPolicy, UpgradeTarget, UpgradeTask
+from ota.moments import moment
 from ota.needs import Need
 from ota.rollouts.launching import NothingToUpgrade, launch
 from ota.rollouts.options import InvalidPolicy, Options
@@ -102,7 +102,7 @@ def _is_open(policy: OrganizationPolicy, device: Device, now: dt.datetime) -> bo
 
 def _start(policy: OrganizationPolicy, devices: Sequence[Device], now: dt.datetime) -> None:
     """Of two that want to at once one does."""
-    whose, at = str(policy.organization)[:150], f"{timezone.localtime(now):%Y-%m-%d %H:%M}"
+    whose, at = str(policy.organization)[:150], moment(now)
     options = Options(
         name=in_one_line(f"Consistency upgrades of {whose}, {at}"),
         policy={"keeps_open": False},

@@ -16,6 +16,7 @@ from fleet import versions
 from fleet.models import Device
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
 from ota.models.upgrades import new_bid
+from ota.moments import moment
 from ota.needs import Reason
 from ota.rollouts import course
 from ota.rollouts.options import InvalidPolicy, Options
@@ -87,7 +88,7 @@ def missing_author(planned: Plan, options: Options, user: User | None) -> str:
 def _rollout(options: Options, planned: Plan, now: dt.datetime, user: User | None) -> Rollout:
     waits = planned.needs_approval
     return Rollout.objects.create(
-        name=options.name or f"Upgrade of {now:%Y-%m-%d %H:%M}",
+        name=options.name or f"Upgrade of {moment(now)}",
         status=Rollout.Status.NEEDS_APPROVAL if waits else Rollout.Status.RUNNING,
         target_version=versions.canonical(options.to) if options.to else "",
         allow_downgrade=options.allow_downgrade,

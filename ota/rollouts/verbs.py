@@ -17,7 +17,7 @@ from database import bulk
 from fleet.models import Site
 from ota import live
 from ota.models import Rollout, RolloutEvent, TaskEvent, UpgradeTarget, UpgradeTask, Wave
-from ota.rollouts import course
+from ota.rollouts import changes, course
 from ota.rollouts.options import (
     FIELDS,
     NO_LIST,
@@ -342,7 +342,7 @@ def change(
         if found.status not in UNFINISHED:
             raise NotPossible(f"{rollout} has ended.")
         told = [
-            f"{name}: {getattr(found, name)} -> {value}"
+            changes.told(name, getattr(found, name), value)
             for name, value in fields.items()
             if getattr(found, name) != value
         ]

@@ -11,6 +11,7 @@ from django.conf import settings
 from fleet.models import Device, Site
 from ota import windows
 from ota.models import Policy, Rollout, UpgradeTask
+from ota.moments import moment
 from ota.needs import Reason
 
 
@@ -25,7 +26,7 @@ def overdue(rollout: Rollout, now: dt.datetime) -> str:
     """Why nothing of a rollout may be sent any more, in words; empty before its deadline."""
     if rollout.deadline_at is None or rollout.deadline_at > now:
         return ""
-    return f"not sent by the deadline, {rollout.deadline_at:%Y-%m-%d %H:%M %Z}"
+    return f"not sent by the deadline, {moment(rollout.deadline_at)}"
 
 
 def closed(policy: Policy, dock: Device, now: dt.datetime) -> Reason | None:

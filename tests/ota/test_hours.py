@@ -9,6 +9,7 @@ import time_machine
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import Settings
 
 from fleet.models import Device, Site
@@ -211,6 +212,13 @@ def test_a_command_that_was_chosen_before_the_deadline_does_not_leave_after_it(
     task.refresh_from_db()
     assert task.status == TaskStatus.CANCELED
     assert "not sent by the deadline" in task.message
+
+
+def test_a_deadline_that_has_passed_is_told_on_the_clock_of_this_installation() -> None:
+    rollout = make(deadline_at=utc("2026-06-01 12:00")).rollout
+    with timezone.override("Europe/Zurich"):
+        told = hours.overdue(rollout, utc("2026-06-01 12:00"))
+    assert told == "not sent by the deadline, 2026-06-01 14:00 CEST"
 
 
 def test_a_deadline_before_the_hours_open_is_refused_where_it_is_chosen() -> None:

@@ -455,7 +455,7 @@ def test_docks_whose_organization_asks_later_wait_for_a_rollout_of_their_own(
 def test_it_can_be_opened_and_closed_while_it_runs(acme: Organization, now: Any) -> None:
     rollout = launch(acme, now, policy={"keeps_open": False})
     extra = make_dock(organization=acme)
-    assert rollouts.change(rollout, {"keeps_open": True}, now) == ["keeps_open: False -> True"]
+    assert rollouts.change(rollout, {"keeps_open": True}, now) == ["keep open: no -> yes"]
     assert joined(rollout) == [extra]
     rollouts.change(rollout, {"keeps_open": False}, now)
     make_dock(organization=acme)

@@ -241,7 +241,7 @@ def test_a_model_is_kept_open_from_the_terminal(run: Run, acme: Organization) ->
     assert not run.answer(*closing)["changed"]
     assert [event.kind for event in rollout.events.all()][-1] == "closed"
     changed = run.answer("rollout", str(rollout.pk), "change", "--keep-open")
-    assert changed["changes"] == ["keeps_open: False -> True"]
+    assert changed["changes"] == ["keep open: no -> yes"]
 
 
 def test_named_devices_are_not_kept_open_from_the_terminal(acme: Organization) -> None:

@@ -141,6 +141,16 @@ def test_a_rollout_that_starts_later_says_when(author: User, now: dt.datetime) -
     assert News.objects.get().title == "Spring starts at 2099-05-04 22:00 UTC"
 
 
+def test_a_later_start_is_told_on_the_clock_of_this_installation(
+    author: User, now: dt.datetime
+) -> None:
+    starts = dt.datetime(2099, 5, 4, 22, 0, tzinfo=dt.UTC)
+    happen(make_rollout(name="Spring", created_by=author, starts_at=starts), "started")
+    with timezone.override("Europe/Zurich"):
+        notices.tell(now)
+    assert News.objects.get().title == "Spring starts at 2099-05-05 00:00 CEST"
+
+
 def test_the_end_tells_how_the_upgrades_ended(author: User, now: dt.datetime) -> None:
     rollout = make_rollout(created_by=author)
     make_task(rollout=rollout, status=TaskStatus.OK)

@@ -98,6 +98,14 @@ def test_the_plan_as_scripts_get_it() -> None:
     }
 
 
+def test_a_rollout_without_a_name_is_called_by_the_clock_of_this_installation() -> None:
+    make_dock()
+    now = dt.datetime(2026, 6, 29, 22, 30, tzinfo=dt.UTC)
+    with timezone.override("Europe/Zurich"):
+        rollout, _ = rollouts.launch(Device.objects.all(), Options(), now)
+    assert rollout.name == "Upgrade of 2026-06-30 00:30 CEST"
+
+
 def test_a_launch_does_what_the_plan_said() -> None:
     dock = make_dock()
     make_aircraft(dock)

@@ -14,6 +14,7 @@ from django.utils import timezone
 from fleet.models import Device
 from ota import rollouts, steadiness
 from ota.models import Rollout, RolloutEvent, UpgradeTask
+from ota.moments import moment
 from ota.rollouts import InvalidPolicy, NotPossible, Options, verbs
 from ota.states import TaskStatus
 from ota.upgrades import issue
@@ -339,11 +340,37 @@ def test_a_rollout_with_which_somebody_goes_on_this_moment_is_not_closed() -> No
 def test_a_change_tells_old_and_new_and_wakes_what_waits(olga: User) -> None:
     task = make_task(checked_at=NOW, is_ready=True, due_at=NOW + dt.timedelta(days=3))
     told = rollouts.change(task.rollout, {"limit_in_flight": 5}, NOW, olga)
-    assert told == ["limit_in_flight: 20 -> 5"]
+    assert told == ["docks at a time: 20 -> 5"]
     event = task.rollout.events.get()
     assert (event.kind, event.actor, event.text) == (Kind.CHANGED, olga, told[0])
     task.refresh_from_db()
     assert (task.checked_at, task.is_ready) == (None, False)
+
+
+def test_a_change_is_told_with_the_names_of_the_fields_and_times_of_this_installation() -> None:
+    rollout = make_rollout(deadline_at=dt.datetime(2099, 6, 30, 3, 30, tzinfo=dt.UTC))
+    wanted = {
+        "deadline_at": dt.datetime(2099, 6, 30, 22, tzinfo=dt.UTC),
+        "starts_at": dt.datetime(2099, 6, 29, 22, tzinfo=dt.UTC),
+        "asks_between_waves": True,
+        "windows": "daily 22:00-05:00",
+        "limit_per_site": 1,
+    }
+    with timezone.override("Europe/Zurich"):
+        assert rollouts.change(rollout, wanted, NOW) == [
+            "deadline: 2099-06-30 05:30 CEST -> 2099-07-01 00:00 CEST",
+            "start: at once -> 2099-06-30 00:00 CEST",
+            "ask me: no -> yes",
+            "hours: at any time -> daily 22:00-05:00",
+            "docks of a site at a time: none -> 1",
+        ]
+        emptied = {"starts_at": None, "deadline_at": None, "windows": "", "limit_per_site": None}
+        assert rollouts.change(rollout, emptied, NOW) == [
+            "start: 2099-06-30 00:00 CEST -> at once",
+            "deadline: 2099-07-01 00:00 CEST -> none",
+            "hours: daily 22:00-05:00 -> at any time",
+            "docks of a site at a time: 1 -> none",
+        ]
 
 
 def test_a_change_that_is_none_is_not_recorded() -> None:
@@ -422,7 +449,7 @@ def test_who_opens_a_wave_before_the_start_starts_it_now(olga: User) -> None:
     assert (task.is_ready, task.waits_for) == (True, [])
     assert Rollout.objects.get().starts_at == now
     lines = [(line.kind, line.actor, line.text) for line in rollout.events.all()]
-    moved = (Kind.CHANGED, olga, f"starts_at: {start} -> {now}")
+    moved = (Kind.CHANGED, olga, f"start: {moment(start)} -> {moment(now)}")
     assert lines == [(Kind.WAVE_OPENED, olga, "wave 1"), moved]
 
 
