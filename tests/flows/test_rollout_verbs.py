@@ -249,6 +249,23 @@ def test_an_operator_launches_in_waves_with_a_pilot(console: Page) -> None:
     assert UpgradeTask.objects.get(gateway=docks[2]).wave.title == "pilot"
 
 
+def test_a_target_version_is_chosen_with_the_arrow_keys(console: Page) -> None:
+    make_listening()
+    for version in ("10.01.3205", "10.01.9000"):
+        make_package(version)
+    dock = make_dock()
+    console.goto(f"{console.url.split('/admin/')[0]}/admin/fleet/device/upgrade/?pks={dock.pk}")
+    target = console.get_by_label("Target version")
+    target.focus()
+    for chosen in ("10.01.9000", "10.01.3205"):
+        console.keyboard.press("ArrowDown")
+        console.wait_for_url(f"**&to={chosen}&**")
+        expect(target).to_be_focused()
+    console.get_by_role("link", name="Cancel").click()
+    console.goto(f"{console.url.split('/admin/')[0]}/admin/fleet/device/upgrade/?pks={dock.pk}")
+    expect(target).not_to_be_focused()  # only where a choice has led to the next preview
+
+
 def test_a_report_is_looked_at_and_saved(console: Page, tmp_path: Path) -> None:
     task = make_failed(make_rollout(name="Spring"))
     look_at(console, task.rollout)
