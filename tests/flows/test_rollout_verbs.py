@@ -251,19 +251,19 @@ def test_an_operator_launches_in_waves_with_a_pilot(console: Page) -> None:
 
 def test_a_target_version_is_chosen_with_the_arrow_keys(console: Page) -> None:
     make_listening()
-    for number in ("10.01.3205", "10.01.9000"):
-        make_package(number)
+    for version in ("10.01.3205", "10.01.9000"):
+        make_package(version)
     dock = make_dock()
     console.goto(f"{console.url.split('/admin/')[0]}/admin/fleet/device/upgrade/?pks={dock.pk}")
-    version = console.get_by_label("Target version")
-    version.focus()
+    target = console.get_by_label("Target version")
+    target.focus()
     for chosen in ("10.01.9000", "10.01.3205"):
         console.keyboard.press("ArrowDown")
         console.wait_for_url(f"**&to={chosen}&**")
-        expect(version).to_be_focused()
+        expect(target).to_be_focused()
     console.get_by_role("link", name="Cancel").click()
     console.goto(f"{console.url.split('/admin/')[0]}/admin/fleet/device/upgrade/?pks={dock.pk}")
-    expect(version).not_to_be_focused()  # only where a choice has led to the next preview
+    expect(target).not_to_be_focused()  # only where a choice has led to the next preview
 
 
 def test_a_report_is_looked_at_and_saved(console: Page, tmp_path: Path) -> None:
