@@ -103,11 +103,11 @@ def counts(rollouts: Sequence[Rollout]) -> dict[int, Counts]:
     """
     none = dict.fromkeys(map(str, TaskStatus), 0)
     found = {one.pk: none | _final(one) for one in rollouts}
-    going = UpgradeTask.objects.filter(rollout__in=[one for one in rollouts if not one.finished_at])
-    for pk, word, number in _by_rollout(going.not_retried()):
+    going = [one for one in rollouts if not one.finished_at]
+    for pk, word, number in _by_rollout(UpgradeTask.objects.filter(rollout__in=going)):
         found[pk][word] = number
-    ended = UpgradeTask.objects.filter(rollout__in=[one for one in rollouts if _final(one)])
-    for pk, word, number in _by_rollout(ended.retried()):
+    counted = UpgradeTask.objects.filter(rollout__in=[*going, *filter(_final, rollouts)])
+    for pk, word, number in _by_rollout(counted.retried()):
         found[pk][word] -= number
     return found
 
