@@ -51,6 +51,9 @@ def make(waiting: int) -> None:
     )
     oldest = filling.VERSIONS[0]
     Device.objects.update(firmware_version=oldest, firmware_number=versions.number(oldest))
+    # All are bound: what waits for a dock that is not is called off.
+    Device.objects.update(organization=1, bound_at=timezone.now())
+    UpgradeTask.objects.update(organization=1)
     newest = FirmwarePackage.objects.latest("version_number")
     UpgradeTarget.objects.update(package=newest, to_version=newest.version, confirmed_at=None)
     there = Device.objects.filter(presence=Device.Presence.ONLINE)
