@@ -106,14 +106,17 @@ def counts(rollouts: Sequence[Rollout]) -> dict[int, Counts]:
     going = [one for one in rollouts if not one.finished_at]
     for pk, word, number in _by_rollout(UpgradeTask.objects.filter(rollout__in=going)):
         found[pk][word] = number
-    counted = UpgradeTask.objects.filter(rollout__in=[*going, *filter(_final, rollouts)])
-    for pk, word, number in _by_rollout(counted.retried()):
+    # From the retries, which are few, to what they try again.
+    counted = [*going, *filter(_final, rollouts)]
+    again = UpgradeTask.objects.filter(retry_of__isnull=False, retry_of__rollout__in=counted)
+    for pk, word, number in _by_rollout(again, "retry_of__"):
         found[pk][word] -= number
     return found
 
 
-def _by_rollout(tasks: UpgradeTaskQuerySet) -> Iterable[tuple[int, str, int]]:
-    return tasks.order_by().values_list("rollout", "status").annotate(Count("pk"))
+def _by_rollout(tasks: UpgradeTaskQuerySet, of: str = "") -> Iterable[tuple[int, str, int]]:
+    names = tasks.order_by().values_list(f"{of}rollout", f"{of}status")
+    return names.annotate(Count("pk"))
 
 
 def _final(rollout: Rollout) -> Counts:
