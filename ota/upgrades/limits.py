@@ -189,7 +189,7 @@ def _unanswered(task: UpgradeTask, heard: Heard) -> Verdict | None:
 def _silent(task: UpgradeTask, heard: Heard) -> Verdict | None:
     """Silence is normal while a dock restarts; what it reports afterwards decides."""
     gateway = task.gateway
-    last = _last_sign(task)
+    last = proof.last_sign(task)
     is_idle = gateway.mode_code == IDLE and gateway.firmware_upgrade_status != 1
     settled = gateway.settled_at(settings.SETTLE_TIME)
     is_settled = gateway.is_online and settled and settled < heard.until
@@ -213,18 +213,10 @@ def _has_returned(task: UpgradeTask) -> bool:
     One that was away may answer before it says anything else: then it comes back after its reply, and
     is there for the command, not from its upgrade.
     """
-    back, last = task.gateway.online_since, _last_sign(task)
+    back, last = task.gateway.online_since, proof.last_sign(task)
     if back is None or last is None or back <= last:
         return False
     return task.replied_at is None or back > task.replied_at + FIRST_WORDS
-
-
-def _last_sign(task: UpgradeTask) -> dt.datetime | None:
-    """When the dock last spoke of the upgrade, or the command went out.
-
-    Of the last attempt: what an earlier one reported lies before its command.
-    """
-    return max(filter(None, (task.progress_seen_at, task.replied_at, task.sent_at)), default=None)
 
 
 def _unproven(task: UpgradeTask, heard: Heard) -> Verdict | None:
@@ -260,7 +252,7 @@ def _decided_from(task: UpgradeTask) -> tuple[dt.datetime | None, dt.datetime | 
         if dock.online_since > max(filter(None, signs), default=dock.online_since):
             return dock.online_since, dock.topology_at
     told = max(filter(None, (task.progress_at, task.taken_at)), default=None)
-    return _last_sign(task), told
+    return proof.last_sign(task), told
 
 
 def _shortfall(task: UpgradeTask) -> str:

@@ -54,6 +54,14 @@ def confirm_quiet(now: dt.datetime) -> None:
     confirm(UpgradeTask.objects.filter(Q(status=TaskStatus.VERIFYING) | seemed), now)
 
 
+def last_sign(task: UpgradeTask) -> dt.datetime | None:
+    """When the dock last spoke of the upgrade, or the command went out.
+
+    Of the last attempt: what an earlier one reported lies before its command.
+    """
+    return max(filter(None, (task.progress_seen_at, task.replied_at, task.sent_at)), default=None)
+
+
 def shortfall(targets: Iterable[UpgradeTarget]) -> str:
     """What is missing for the proof, in words."""
     return "; ".join(_missing(target) for target in targets if not target.is_confirmed)
@@ -93,8 +101,7 @@ def _is_over(task: UpgradeTask, targets: Sequence[UpgradeTarget], now: dt.dateti
 
 
 def _is_quiet(task: UpgradeTask, now: dt.datetime) -> bool:
-    last = max(filter(None, (task.progress_seen_at, task.replied_at, task.sent_at)), default=now)
-    return now - last > LULL
+    return now - (last_sign(task) or now) > LULL
 
 
 def _note_reports(targets: Sequence[UpgradeTarget], now: dt.datetime) -> None:
